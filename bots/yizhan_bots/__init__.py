@@ -1,0 +1,1 @@
+"""The office bots: commands in rooms that drive approvals and, later, documents and calendars."""
