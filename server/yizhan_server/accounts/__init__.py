@@ -1,0 +1,1 @@
+"""People and what belongs to a person: accounts, devices, tokens, profiles, settings."""

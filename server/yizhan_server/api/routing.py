@@ -1,0 +1,440 @@
+"""The one wrapper around every endpoint: find it, authenticate, limit, parse, answer.
+
+A handler receives a `Call` in which all of that has happened, acts through a service and
+returns a JSON object (or bytes that are JSON already, or a `Reply`). Everything it may raise is
+translated here and only here, so no handler names an HTTP status for a failure.
+
+aiohttp's own router matches regular expressions one after the other and tells 404 from 405
+by exception; with two hundred routes a dictionary walk over the path segments is several
+times cheaper and decodes each segment exactly once, after splitting (an identifier may hold
+an encoded slash).
+
+Spec: client-server API, "Standard error response", "Client Authentication", "Web Browser Clients".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from urllib.parse import unquote
+
+import msgspec
+import orjson
+from aiohttp import web
+from yizhan_database import DatabaseUnavailable
+
+from yizhan_server.protocol.errors import MatrixError
+from yizhan_server.protocol.identifiers import InvalidIdentifier
+
+if TYPE_CHECKING:
+    from yizhan_server.accounts.requester import Requester
+    from yizhan_server.api.limits import RateLimits
+    from yizhan_server.api.services import Services
+
+log = logging.getLogger(__name__)
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+JsonObject = dict[str, Any]
+Body = TypeVar("Body")
+
+CORS_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
+    "Access-Control-Expose-Headers": "Retry-After",
+}
+JSON_HEADERS = {**CORS_HEADERS, "Content-Type": "application/json"}
+
+DEFAULT_MAX_BODY = 1 << 20
+"""Bytes. An event is at most 64 KiB; key uploads and state of a new room are a few times that."""
+
+
+class Auth(Enum):
+    """What an endpoint demands of its caller."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    USER = "user"
+    ADMIN = "admin"
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer that is not simply 200 with JSON."""
+
+    body: JsonObject | bytes | None = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    stream: web.StreamResponse | None = None
+    """Set when the handler has written (and finished) the response itself."""
+
+
+@dataclass(slots=True)
+class Call(Generic[Body]):
+    """One authenticated, limited and parsed request."""
+
+    request: web.BaseRequest
+    services: Services
+    path: dict[str, str]
+    """The decoded path parameters."""
+    body: Body
+    _requester: Requester | None
+
+    @property
+    def requester(self) -> Requester:
+        """Whose call this is. Only on endpoints that demand authentication."""
+        if self._requester is None:
+            raise MatrixError(401, "M_MISSING_TOKEN", "Missing access token")
+        return self._requester
+
+    @property
+    def maybe_requester(self) -> Requester | None:
+        """Whose call this is, or None on an endpoint with optional authentication."""
+        return self._requester
+
+    def query(self, name: str) -> str | None:
+        """Return a query parameter, or None."""
+        return self.request.query.get(name)
+
+    def query_required(self, name: str) -> str:
+        """Return a query parameter, or answer M_MISSING_PARAM."""
+        value = self.request.query.get(name)
+        if value is None:
+            raise MatrixError(400, "M_MISSING_PARAM", f"Missing query parameter '{name}'")
+        return value
+
+    def query_all(self, name: str) -> list[str]:
+        """Return every value of a repeated query parameter."""
+        return list(self.request.query.getall(name, []))
+
+    def query_int(self, name: str, default: int, *, low: int = 0, high: int = 2**53 - 1) -> int:
+        """Return an integer query parameter, limited to [low, high]; M_INVALID_PARAM if none."""
+        value = self.request.query.get(name)
+        if value is None:
+            return default
+        if not (value.isascii() and value.lstrip("-").isdigit() and len(value) <= 17):
+            raise MatrixError(400, "M_INVALID_PARAM", f"'{name}' must be an integer")
+        number = int(value)
+        if number < low:
+            raise MatrixError(400, "M_INVALID_PARAM", f"'{name}' must be at least {low}")
+        return min(number, high)
+
+    def query_bool(self, name: str, *, default: bool = False) -> bool:
+        """Return a boolean query parameter; M_INVALID_PARAM unless it is true or false."""
+        value = self.request.query.get(name)
+        if value is None:
+            return default
+        if value not in ("true", "false"):
+            raise MatrixError(400, "M_INVALID_PARAM", f"'{name}' must be true or false")
+        return value == "true"
+
+    def query_choice(self, name: str, choices: tuple[str, ...], default: str | None) -> str | None:
+        """Return a query parameter that must be one of `choices`."""
+        value = self.request.query.get(name, default)
+        if value is not None and value not in choices:
+            raise MatrixError(
+                400, "M_INVALID_PARAM", f"'{name}' must be one of {', '.join(choices)}"
+            )
+        return value
+
+
+Answer = JsonObject | bytes | Reply
+Handler = Callable[[Call[Any]], Awaitable[Answer]]
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Any]])
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint: how it is reached, what it demands and who serves it."""
+
+    method: str
+    path: str
+    handler: Handler
+    auth: Auth
+    limit: str | None
+    parse: Callable[[bytes], Any] | None
+    max_body: int
+    raw_body: bool
+    alternatives: tuple[str, ...] = ()
+    """Other paths of the same operation: older versions, unstable names."""
+
+
+class Routes:
+    """Collects the endpoints of one module; paths are given after `prefix`.
+
+    Every `/v3/` path is served under `/r0/` too: clients in use still call it.
+    """
+
+    def __init__(self, prefix: str = "/_matrix/client") -> None:
+        self._prefix = prefix
+        self.routes: list[Route] = []
+
+    def _add(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: type | None = None,
+        auth: Auth = Auth.USER,
+        limit: str | None = None,
+        max_body: int = DEFAULT_MAX_BODY,
+        raw_body: bool = False,
+        also: tuple[str, ...] = (),
+    ) -> Callable[[HandlerT], HandlerT]:
+        parse = None if body is None else _parser(body)
+        paths = [path, *also]
+        alternatives = tuple(
+            self._prefix + other
+            for other in [*also, *(p.replace("/v3/", "/r0/", 1) for p in paths if "/v3/" in p)]
+        )
+
+        def register(handler: HandlerT) -> HandlerT:
+            route = Route(
+                method, self._prefix + path, cast("Handler", handler), auth, limit, parse, max_body,
+                raw_body, alternatives,
+            )  # fmt: skip
+            self.routes.append(route)
+            return handler
+
+        return register
+
+    def get(self, path: str, **options: Any) -> Callable[[HandlerT], HandlerT]:
+        """Declare a GET endpoint."""
+        return self._add("GET", path, **options)
+
+    def put(self, path: str, **options: Any) -> Callable[[HandlerT], HandlerT]:
+        """Declare a PUT endpoint; `body` is the msgspec type (or dict) of its JSON body."""
+        return self._add("PUT", path, **options)
+
+    def post(self, path: str, **options: Any) -> Callable[[HandlerT], HandlerT]:
+        """Declare a POST endpoint; `body` is the msgspec type (or dict) of its JSON body."""
+        return self._add("POST", path, **options)
+
+    def delete(self, path: str, **options: Any) -> Callable[[HandlerT], HandlerT]:
+        """Declare a DELETE endpoint."""
+        return self._add("DELETE", path, **options)
+
+
+def _parser(body: type) -> Callable[[bytes], Any]:
+    """Return a function from bytes to `body`; an absent body counts as `{}`.
+
+    Free-form objects go through orjson, which refuses lone surrogates and bad UTF-8;
+    declared ones through msgspec, which also checks every type and ignores unknown keys.
+    """
+    if body is dict:
+
+        def parse_object(data: bytes) -> JsonObject:
+            value = orjson.loads(data or b"{}")
+            if not isinstance(value, dict):
+                raise MatrixError(400, "M_BAD_JSON", "The body must be a JSON object")
+            return value
+
+        return parse_object
+    decoder = msgspec.json.Decoder(body)
+
+    def parse_typed(data: bytes) -> Any:
+        return decoder.decode(data or b"{}")
+
+    return parse_typed
+
+
+class _Node:
+    """One segment of the path tree."""
+
+    __slots__ = ("children", "names", "parameter", "routes")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
+        self.routes: dict[str, Route] = {}
+        self.names: dict[str, tuple[str, ...]] = {}
+
+
+class Router:
+    """Finds the endpoint of a method and a raw path."""
+
+    def __init__(self, modules: list[Routes]) -> None:
+        self._root = _Node()
+        self.routes: list[Route] = []
+        for module in modules:
+            for route in module.routes:
+                self.routes.append(route)
+                for path in (route.path, *route.alternatives):
+                    self._insert(path, route)
+
+    def _insert(self, path: str, route: Route) -> None:
+        node = self._root
+        names: list[str] = []
+        for segment in path.split("/")[1:]:
+            if segment.startswith("{"):
+                names.append(segment[1:-1])
+                if node.parameter is None:
+                    node.parameter = _Node()
+                node = node.parameter
+            else:
+                node = node.children.setdefault(segment, _Node())
+        if route.method in node.routes:
+            raise ValueError(f"two endpoints at {route.method} {path}")
+        node.routes[route.method] = route
+        node.names[route.method] = tuple(names)
+
+    def find(self, method: str, raw_path: str) -> tuple[Route, dict[str, str]]:
+        """Return the route and its decoded parameters; MatrixError 404 or 405 when none."""
+        segments = raw_path.split("/")[1:]
+        found = self._descend(self._root, segments, 0, [])
+        if found is None:
+            raise MatrixError(404, "M_UNRECOGNIZED", "Unrecognized request")
+        node, values = found
+        route = node.routes.get(method)
+        if route is None:
+            raise MatrixError(405, "M_UNRECOGNIZED", "Unrecognized method for this path")
+        return route, dict(zip(node.names[method], values, strict=True))
+
+    def _descend(
+        self, node: _Node, segments: list[str], index: int, values: list[str]
+    ) -> tuple[_Node, list[str]] | None:
+        # Literal segments win; only where one leads nowhere is the parameter tried instead.
+        if index == len(segments):
+            return (node, values) if node.routes else None
+        segment = segments[index]
+        child = node.children.get(segment)
+        if child is not None:
+            found = self._descend(child, segments, index + 1, values)
+            if found is not None:
+                return found
+        if node.parameter is not None:
+            try:
+                value = unquote(segment, errors="strict") if "%" in segment else segment
+            except UnicodeDecodeError:
+                raise MatrixError(400, "M_INVALID_PARAM", "The path is not UTF-8") from None
+            return self._descend(node.parameter, segments, index + 1, [*values, value])
+        return None
+
+
+class Wrapper:
+    """The aiohttp request handler that every request passes through."""
+
+    def __init__(
+        self,
+        router: Router,
+        services: Services,
+        limits: RateLimits,
+        authenticate: Callable[[str], Awaitable[Requester]],
+    ) -> None:
+        self._router = router
+        self._services = services
+        self._limits = limits
+        self._authenticate = authenticate
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; never raises but for cancellation."""
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=CORS_HEADERS)
+        try:
+            answer = await self._answer(request)
+        except MatrixError as error:
+            return _error_response(error)
+        except (orjson.JSONDecodeError, UnicodeDecodeError):
+            return _error_response(MatrixError(400, "M_NOT_JSON", "The body is not JSON"))
+        except msgspec.ValidationError as error:
+            return _error_response(MatrixError(400, "M_BAD_JSON", str(error)))
+        except msgspec.DecodeError:
+            return _error_response(MatrixError(400, "M_NOT_JSON", "The body is not JSON"))
+        except InvalidIdentifier as error:
+            return _error_response(MatrixError(400, "M_INVALID_PARAM", str(error)))
+        except DatabaseUnavailable:
+            log.exception("database unavailable", extra={"path": request.path})
+            return _error_response(
+                MatrixError(503, "M_UNKNOWN", "The server cannot store anything at the moment"),
+                {"Retry-After": "5"},
+            )
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:  # noqa: BLE001 - the last line of defence: logged, answered without detail
+            log.exception("request failed", extra={"method": request.method})
+            return _error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
+        if isinstance(answer, dict):
+            return web.Response(body=orjson.dumps(answer), headers=JSON_HEADERS)
+        if isinstance(answer, bytes):
+            return web.Response(body=answer, headers=JSON_HEADERS)
+        if answer.stream is not None:
+            return answer.stream
+        body = orjson.dumps(answer.body) if isinstance(answer.body, dict) else answer.body
+        return web.Response(
+            body=body, status=answer.status, headers={**JSON_HEADERS, **answer.headers}
+        )
+
+    async def _answer(self, request: web.BaseRequest) -> Answer:
+        request_id.set(secrets.token_hex(4))
+        raw_path = request.rel_url.raw_path
+        route, path = self._router.find(
+            "GET" if request.method == "HEAD" else request.method, raw_path
+        )
+        requester = None
+        if route.auth is not Auth.NONE:
+            requester = await self._requester(request, route.auth)
+        if route.limit is not None:
+            self._limits.check(
+                route.limit, requester.user_id if requester else (request.remote or "-")
+            )
+        body: Any = None
+        if route.parse is not None:
+            body = route.parse(await read_body(request, route.max_body))
+        elif not route.raw_body and request.can_read_body:
+            await read_body(request, route.max_body)
+        return await route.handler(Call(request, self._services, path, body, requester))
+
+    async def _requester(self, request: web.BaseRequest, auth: Auth) -> Requester | None:
+        token = access_token(request)
+        if token is None:
+            if auth is Auth.OPTIONAL:
+                return None
+            raise MatrixError(401, "M_MISSING_TOKEN", "Missing access token")
+        requester = await self._authenticate(token)
+        if auth is Auth.ADMIN and not requester.is_admin:
+            raise MatrixError(403, "M_FORBIDDEN", "Only administrators may do this")
+        return requester
+
+
+def access_token(request: web.BaseRequest) -> str | None:
+    """Return the access token of the Authorization header, else of the query, else None."""
+    header = request.headers.get("Authorization")
+    if header is not None:
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() == "bearer" and token:
+            return token.strip()
+        raise MatrixError(401, "M_MISSING_TOKEN", "The Authorization header must be 'Bearer TOKEN'")
+    # Removed from the specification in v1.18, still sent by clients in use.
+    return request.query.get("access_token")
+
+
+async def read_body(request: web.BaseRequest, max_body: int) -> bytes:
+    """Return the request's body, or answer M_TOO_LARGE beyond `max_body` bytes."""
+    if request.content_length is not None and request.content_length > max_body:
+        raise MatrixError(413, "M_TOO_LARGE", f"The body exceeds {max_body} bytes")
+    if not request.can_read_body:
+        return b""
+    chunks = bytearray()
+    async for chunk in request.content.iter_any():
+        chunks += chunk
+        if len(chunks) > max_body:
+            raise MatrixError(413, "M_TOO_LARGE", f"The body exceeds {max_body} bytes")
+    return bytes(chunks)
+
+
+def _error_response(error: MatrixError, headers: Mapping[str, str] | None = None) -> web.Response:
+    extra = dict(headers or {})
+    body = error.body()
+    retry_after_ms = body.get("retry_after_ms")
+    if isinstance(retry_after_ms, int):
+        extra["Retry-After"] = str(-(-retry_after_ms // 1000))
+    return web.Response(
+        body=orjson.dumps(body), status=error.status, headers={**JSON_HEADERS, **extra}
+    )
