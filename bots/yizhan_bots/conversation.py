@@ -5,6 +5,11 @@ The runner (which alone knows Matrix) turns each decrypted, durable inbox row in
 the messages to send. The runner commits the skill's rows, the outgoing messages and the
 mark "this inbox row is done" in *one* transaction, so that a crash neither loses nor
 doubles a command or its answer.
+
+How the two sides meet: the runner awaits `yizhan_bots.dialogue.open_dialogue(database, people)`,
+which returns the one `Skill` that knows all others. Both sides number their tables in
+`yizhan_bots/storage/migrations/` (0001 is the runner's, 0002 and later the skills').
+Incoming events arrive one at a time, in the order in which the runner stored them.
 """
 
 from __future__ import annotations
@@ -22,9 +27,13 @@ class Standing(Enum):
     VERIFIED = "verified"
     """Encrypted by a session received over Olm from a device that a pinned identity signed."""
     UNENCRYPTED = "unencrypted"
-    """Sent in clear: the homeserver could have written it."""
+    """Sent in clear, or unreadable: the homeserver could have written it. Reactions,
+    redactions, `Greeted` and `Undecryptable` always stand so."""
     UNSIGNED_DEVICE = "unsigned_device"
-    """The sending device is not signed by its owner's cross-signing identity."""
+    """The sending device is not signed by its owner's cross-signing identity.
+
+    What answers this standing or `IDENTITY_CHANGED` in the direct room is readable by every
+    device that the homeserver lists for the person, so it must be free of secrets."""
     IDENTITY_CHANGED = "identity_changed"
     """The cross-signing identity is not the one pinned earlier; an administrator restores it."""
     SECOND_HAND_KEY = "second_hand_key"
@@ -154,4 +163,42 @@ class Skill(Protocol):
 
     async def answer(self, incoming: Incoming, tx: Transaction) -> Answer | None:
         """Judge one event; None when it is not for this skill. Reads before, writes into `tx`."""
+        ...
+
+
+class Trust(Enum):
+    """What became of a wish to trust a person's present cross-signing identity."""
+
+    PINNED = "pinned"
+    """The identity that the homeserver shows now is pinned, and that is on the record."""
+    UNCHANGED = "unchanged"
+    """It was the pinned one already."""
+    NO_IDENTITY = "no_identity"
+    """The person has no (valid) cross-signing identity, or the server did not answer."""
+    REFUSED = "refused"
+    """`by` is no administrator, or the person is one: those are restored on the machine only."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustOutcome:
+    """The result of `People.trust`."""
+
+    trust: Trust
+    fingerprint: str = ""
+    """The identity now pinned, in the groups of four that clients show."""
+
+
+class People(Protocol):
+    """What a skill may ask the runner about persons."""
+
+    async def is_administrator(self, actor: Actor) -> bool:
+        """Listed in `bots.administrators`, with the identity that was pinned on the machine."""
+        ...
+
+    async def trust(self, user_id: str, by: Actor, tx: Transaction) -> TrustOutcome:
+        """Pin the person's present identity on the word of administrator `by` (`!成员 信任`)."""
+        ...
+
+    def display_name(self, user_id: str) -> str | None:
+        """The name that the person bears in a room shared with the bot."""
         ...
