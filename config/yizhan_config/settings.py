@@ -1,0 +1,371 @@
+"""The settings of all programs: one TOML (or JSON) file, read once into frozen sections.
+
+A component receives *its* section, never the whole. Whatever is wrong is a `ConfigurationError`
+that names key, line and remedy. Every key is described in docs/operations/configuration.md, and
+a test compares the two. Secrets are never in the file: a key ends in `_file` and names one.
+
+After `load`, paths are absolute and every value that follows from others (`database.url`,
+`public.client_baseurl`, ...) is filled in: nobody else computes them again.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from msgspec import Meta
+from msgspec.structs import replace
+
+from yizhan_config.address import Address
+from yizhan_config.document import Document, Section, find_keys
+from yizhan_config.errors import ConfigurationError
+from yizhan_config.secret_files import read_secret
+
+FILE_NAME: Final = "yizhan.toml"
+"""The file that is looked for in the data folder when none is named."""
+
+BOT_LOCALPART: Final = "yizhan"
+
+
+def _described(pattern: str, zh: str, en: str) -> Meta:
+    return Meta(pattern=pattern, extra={"zh": zh, "en": en})
+
+
+# The server-name grammar of the specification's appendix; lengths are checked by the pattern.
+_NAME = r"(?:[0-9A-Za-z.-]{1,230}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+
+ServerName = Annotated[
+    str,
+    _described(rf"^{_NAME}$", '服务器名，如 "example.gov.cn"', 'a name such as "example.gov.cn"'),
+]
+ServerPattern = Annotated[
+    str,
+    _described(rf"^(?:\*|{_NAME})$", '服务器名或 "*"', 'a server name, or "*" for every server'),
+]
+UserId = Annotated[
+    str, _described(rf"^@[^:\s]+:{_NAME}$", '用户 ID，如 "@li:example.gov.cn"', "a full user id")
+]
+BaseUrl = Annotated[
+    str,
+    _described(
+        r"^$|^https?://[^\s/?#]+(?:/[^\s?#]*[^\s?#/])?$",
+        '末尾没有 "/" 的网址，如 "https://im.example.gov.cn"',
+        'a URL without a slash at its end, such as "https://im.example.gov.cn"',
+    ),
+]
+DatabaseUrl = Annotated[
+    str,
+    _described(
+        r"^$|^sqlite:///|^postgres(?:ql)?://",
+        '"sqlite:///绝对路径" 或 "postgresql://用户@主机/库名"',
+        '"sqlite:///absolute/path" or "postgresql://user@host/database"',
+    ),
+]
+Contact = Annotated[
+    str,
+    _described(
+        r"^$|^mailto:[^\s@]+@[^\s@]+$|^https://\S+$",
+        '"mailto:邮箱" 或 https 网址',
+        '"mailto:ADDRESS" or an https URL',
+    ),
+]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Rate = Annotated[float, Meta(gt=0)]
+
+
+class Listen(Section, frozen=True, kw_only=True):
+    """Where the homeserver listens."""
+
+    client: Address = Address("127.0.0.1", 8008)
+    federation: Address | None = None
+    tls: Address = Address("", 443)
+    trusted_proxies: tuple[str, ...] = ()
+
+
+class Tls(Section, frozen=True, kw_only=True):
+    """The certificate with which the homeserver itself serves `listen.tls`."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class Public(Section, frozen=True, kw_only=True):
+    """How others reach this server; both answers are served as well-known files."""
+
+    client_baseurl: BaseUrl = ""
+    federation_server: Annotated[
+        str, _described(rf"^$|^{_NAME}$", "主机名:端口", "a host and a port")
+    ] = ""
+
+
+class Database(Section, frozen=True, kw_only=True):
+    """The databases of the homeserver and of the bots."""
+
+    url: DatabaseUrl = ""
+    password_file: Path | None = None
+    bots_url: DatabaseUrl = ""
+    bots_password_file: Path | None = None
+
+
+class Registration(Section, frozen=True, kw_only=True):
+    """Who may create an account."""
+
+    enabled: bool = False
+    require_token: bool = True
+    shared_secret_file: Path = Path("secrets/registration.secret")
+    minimum_password_length: Positive = 8
+
+
+class Sessions(Section, frozen=True, kw_only=True):
+    """How long signing in lasts."""
+
+    access_token_lifetime_seconds: Positive = 3600
+    confirmation_lifetime_seconds: Positive = 900
+    query_string_tokens: bool = False
+
+
+class RateLimit(Section, frozen=True, kw_only=True):
+    """A leaky bucket: `burst` at once, then `per_second`."""
+
+    per_second: Rate
+    burst: Positive
+
+
+class RateLimits(Section, frozen=True, kw_only=True):
+    """How much one user (or, before signing in, one address) may do."""
+
+    enabled: bool = True
+    exempt_users: tuple[UserId, ...] = ()
+    messages: RateLimit = RateLimit(per_second=5, burst=50)
+    login: RateLimit = RateLimit(per_second=0.5, burst=20)
+    registration: RateLimit = RateLimit(per_second=0.2, burst=5)
+    joins: RateLimit = RateLimit(per_second=1, burst=20)
+    invites: RateLimit = RateLimit(per_second=1, burst=30)
+    media: RateLimit = RateLimit(per_second=5, burst=100)
+
+
+class Media(Section, frozen=True, kw_only=True):
+    """Files that people upload."""
+
+    path: Path = Path("media")
+    max_upload_bytes: Positive = 100_000_000
+    max_image_pixels: Positive = 40_000_000
+    unauthenticated_download: bool = False
+
+
+RoomVersion = Literal["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"]
+
+
+class Rooms(Section, frozen=True, kw_only=True):
+    """What new rooms are like."""
+
+    default_version: RoomVersion = "12"
+    encrypt_by_default: Literal["private", "all", "off"] = "private"
+
+
+class Presence(Section, frozen=True, kw_only=True):
+    """Who is online."""
+
+    enabled: bool = True
+
+
+class Federation(Section, frozen=True, kw_only=True):
+    """Which other servers may speak with this one."""
+
+    allow: tuple[ServerPattern, ...] = ()
+
+
+class Turn(Section, frozen=True, kw_only=True):
+    """The TURN server that clients are told for one-to-one calls."""
+
+    uris: tuple[str, ...] = ()
+    shared_secret_file: Path | None = None
+    user_lifetime_seconds: Positive = 86_400
+
+
+class Outbound(Section, frozen=True, kw_only=True):
+    """Whom the homeserver may call although the address is private; see `outbound.AllowList`."""
+
+    allow: tuple[str, ...] = ()
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    """Bounds on memory."""
+
+    cache_bytes: Positive = 100_000_000
+
+
+class PushGateway(Section, frozen=True, kw_only=True):
+    """The program that hands notifications to the push services."""
+
+    listen: Address = Address("127.0.0.1", 8009)
+    vapid_key_file: Path = Path("secrets/vapid.pem")
+    vapid_contact: Contact = ""
+    outbound_allow: tuple[str, ...] = ()
+
+
+class Bots(Section, frozen=True, kw_only=True):
+    """The office bot and its pages."""
+
+    listen: Address = Address("127.0.0.1", 8010)
+    upstream_url: BaseUrl = ""
+    public_baseurl: BaseUrl = ""
+    homeserver_url: BaseUrl = ""
+    user_id: Annotated[
+        str, _described(rf"^$|^@[^:\s]+:{_NAME}$", "机器人的用户 ID", "a full user id")
+    ] = ""
+    display_name: str = "驿站助手"
+    password_file: Path = Path("secrets/bots.password")
+    administrators: tuple[UserId, ...] = ()
+    allow_servers: tuple[ServerPattern, ...] = ()
+    language: Literal["zh", "en"] = "zh"
+
+
+class Logging(Section, frozen=True, kw_only=True):
+    """What the programs write to their standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """Everything that one file says."""
+
+    server_name: ServerName
+    data: Path
+    signing_key_file: Path = Path("secrets/signing.key")
+    listen: Listen = Listen()
+    tls: Tls = Tls()
+    public: Public = Public()
+    database: Database = Database()
+    registration: Registration = Registration()
+    sessions: Sessions = Sessions()
+    rate_limits: RateLimits = RateLimits()
+    media: Media = Media()
+    rooms: Rooms = Rooms()
+    presence: Presence = Presence()
+    federation: Federation = Federation()
+    turn: Turn = Turn()
+    outbound: Outbound = Outbound()
+    limits: Limits = Limits()
+    push_gateway: PushGateway = PushGateway()
+    bots: Bots = Bots()
+    logging: Logging = Logging()
+
+
+def load(
+    config: Path | None = None,
+    data: Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Settings:
+    """Read the settings: `overrides` (dotted keys) win over `data`, which wins over the file.
+
+    Without `config`, DATA/yizhan.toml is read if it exists. Without `data`, the file's key
+    `data` counts, else the folder that holds the file. Nothing is created.
+    """
+    if config is None and data is not None and (data / FILE_NAME).exists():
+        config = data / FILE_NAME
+    document = Document(config)
+    given = document.read()
+    for key, value in (overrides or {}).items():
+        _put(given, key, value)
+    folder = _find_data_folder(document, given.get("data"), data)
+    given["data"] = str(folder)
+    if "server_name" not in given:
+        raise ConfigurationError(
+            '缺少 server_name；请在配置文件中加上 server_name = "example.gov.cn"，'
+            "或运行 yizhan init。",
+            'server_name is missing; add server_name = "example.gov.cn" to the configuration, '
+            "or run yizhan init.",
+            key="server_name",
+        )
+    settings = document.convert(Settings, given, folder)
+    _check_together(settings, document)
+    return _filled_in(settings)
+
+
+def find_all_keys() -> Iterator[str]:
+    """Yield every dotted key that a file may hold, in the order of the sections."""
+    return find_keys(Settings)
+
+
+def get_database_url(url: str, password_file: Path | None) -> str:
+    """Return the database `url` with the password from its file, if there is one, put in."""
+    if password_file is None:
+        return url
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    password = quote(read_secret(password_file), safe="")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{password}@{host}"))
+
+
+def _put(given: dict[str, Any], dotted: str, value: object) -> None:
+    *sections, name = dotted.split(".")
+    for section in sections:
+        given = given.setdefault(section, {})
+    given[name] = value
+
+
+def _find_data_folder(document: Document, in_file: object, data: Path | None) -> Path:
+    if data is not None:
+        return data.absolute()
+    if in_file is not None and not (isinstance(in_file, str) and in_file):
+        document.refuse(("data",), zh="应为加引号的路径", en="must be a path in quotes")
+    if document.path is not None:
+        return document.path.absolute().parent / (in_file or "")
+    raise ConfigurationError(
+        "不知道数据目录在哪里；请用 --data 指出。",
+        "it is not known where the data folder is; name it by --data DIR.",
+    )
+
+
+def _check_together(settings: Settings, document: Document) -> None:
+    """Refuse values that are right one by one and wrong together."""
+    for given, missing in (("certificate", "key"), ("key", "certificate")):
+        if getattr(settings.tls, given) and not getattr(settings.tls, missing):
+            document.refuse(
+                ("tls", given),
+                zh=f"已给出，却没有 tls.{missing}；请把两个都写上",
+                en=f"is given without tls.{missing}; give both",
+            )
+    if settings.listen.federation and not settings.tls.certificate:
+        document.refuse(
+            ("listen", "federation"),
+            zh="需要证书；请写上 tls.certificate 和 tls.key，或在反向代理中转发 8448 端口",
+            en="needs a certificate; give tls.certificate and tls.key, or let the reverse proxy "
+            "forward port 8448",
+        )
+
+
+def _filled_in(settings: Settings) -> Settings:
+    """Give every key that follows from others its value."""
+    name, listen = settings.server_name, settings.listen
+    local = f"http://{listen.client.reachable}"
+    public_url = settings.public.client_baseurl or (
+        f"https://{name}" if settings.tls.certificate else local
+    )
+    federation_server = settings.public.federation_server
+    if not federation_server and public_url.startswith("https://"):
+        federation_server = urlsplit(public_url).netloc
+        if urlsplit(public_url).port is None:
+            federation_server += ":443"
+    database, bots = settings.database, settings.bots
+    return replace(
+        settings,
+        public=replace(
+            settings.public, client_baseurl=public_url, federation_server=federation_server
+        ),
+        database=replace(
+            database,
+            url=database.url or f"sqlite://{settings.data / 'homeserver.db'}",
+            bots_url=database.bots_url or f"sqlite://{settings.data / 'bots.db'}",
+        ),
+        bots=replace(
+            bots,
+            upstream_url=bots.upstream_url or f"http://{bots.listen.reachable}",
+            public_baseurl=bots.public_baseurl or f"{public_url}/office",
+            homeserver_url=bots.homeserver_url or local,
+            user_id=bots.user_id or f"@{BOT_LOCALPART}:{name}",
+        ),
+    )
