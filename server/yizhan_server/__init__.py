@@ -1,0 +1,1 @@
+"""The Matrix homeserver; started as `python -m yizhan_server`."""
