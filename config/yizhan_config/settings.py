@@ -196,6 +196,16 @@ class Limits(Section, frozen=True, kw_only=True):
     cache_bytes: Positive = 100_000_000
 
 
+PushDetail = Literal["ids", "names", "content"]
+
+
+class PushApp(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one client application is notified."""
+
+    kind: Literal["webpush"]
+    detail: PushDetail | None = None
+
+
 class PushGateway(Section, frozen=True, kw_only=True):
     """The program that hands notifications to the push services."""
 
@@ -203,6 +213,20 @@ class PushGateway(Section, frozen=True, kw_only=True):
     vapid_key_file: Path = Path("secrets/vapid.pem")
     vapid_contact: Contact = ""
     outbound_allow: tuple[str, ...] = ()
+    webpush_default: bool = True
+    detail: PushDetail = "ids"
+    ttl_seconds: Positive = 86_400
+    apps: Annotated[
+        dict[str, PushApp],
+        Meta(
+            extra={
+                "zh": '每个应用一节，如 [push_gateway.apps."org.example.web"]，'
+                '其中 kind = "webpush"，可选 detail',
+                "en": 'a table for each app, such as [push_gateway.apps."org.example.web"] '
+                'with kind = "webpush" and, if wanted, detail',
+            }
+        ),
+    ] = {}
 
 
 class Bots(Section, frozen=True, kw_only=True):
@@ -360,6 +384,11 @@ def _filled_in(settings: Settings) -> Settings:
             database,
             url=database.url or f"sqlite://{settings.data / 'homeserver.db'}",
             bots_url=database.bots_url or f"sqlite://{settings.data / 'bots.db'}",
+        ),
+        push_gateway=replace(
+            settings.push_gateway,
+            vapid_contact=settings.push_gateway.vapid_contact
+            or f"mailto:postmaster@{urlsplit(f'//{name}').hostname}",
         ),
         bots=replace(
             bots,

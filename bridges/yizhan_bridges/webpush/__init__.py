@@ -1,0 +1,1 @@
+"""Web Push: browsers and UnifiedPush distributors, each with an endpoint URL of its own."""
