@@ -1,0 +1,124 @@
+"""Requests to the homeserver: one connection pool, one error type, polite when told to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from yarl import URL
+
+Json = dict[str, Any]
+
+REQUEST_SECONDS = 30.0
+MOST_WAIT_SECONDS = 60.0
+_TRIES = 5
+
+
+class Refusal(Exception):  # noqa: N818 - says what happened
+    """The homeserver answered with an error. `body` may hold UIA flows (status 401)."""
+
+    def __init__(self, status: int, errcode: str, message: str, body: Json) -> None:
+        super().__init__(f"{status} {errcode}: {message}")
+        self.status = status
+        self.errcode = errcode
+        self.body = body
+
+    @property
+    def temporary(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status >= 500 or self.status in {408, 429}
+
+
+class Unreachable(Exception):  # noqa: N818 - says what happened
+    """No (complete) answer arrived; whether the request took effect is unknown."""
+
+
+def path(*segments: str) -> str:
+    """Join path segments, each percent-encoded as a whole (ids contain `!`, `/`, `:`)."""
+    return "/".join(quote(segment, safe="") for segment in segments)
+
+
+class Homeserver:
+    """The client API of one homeserver under one access token."""
+
+    def __init__(self, base_url: str, access_token: str | None = None) -> None:
+        self._base = base_url.rstrip("/") + "/_matrix/client/"
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None), json_serialize=_dumps
+        )
+        self.access_token = access_token
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        where: str,
+        body: Json | None = None,
+        *,
+        query: dict[str, str] | None = None,
+        seconds: float = REQUEST_SECONDS,
+    ) -> Json:
+        """Send one request and return its JSON object; waits and repeats on 429.
+
+        `where` is below `/_matrix/client/`, already encoded (see `path`). Raises `Refusal` and
+        `Unreachable`.
+        """
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._once(method, where, body, query, seconds)
+            except Refusal as refusal:
+                if refusal.status != 429:
+                    raise
+                wait = refusal.body.get("retry_after_ms")
+                wait_ms = wait if isinstance(wait, int) else 1000
+                await asyncio.sleep(min(max(wait_ms, 50) / 1000, MOST_WAIT_SECONDS))
+        return await self._once(method, where, body, query, seconds)
+
+    async def _once(
+        self,
+        method: str,
+        where: str,
+        body: Json | None,
+        query: dict[str, str] | None,
+        seconds: float,
+    ) -> Json:
+        headers = {}
+        if self.access_token is not None:
+            headers["Authorization"] = f"Bearer {self.access_token}"
+        url = self._base + where
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._session.request(
+                    method,
+                    URL(url, encoded=True),  # else aiohttp would turn %2F into a slash
+                    params=query,
+                    json=body if body is not None or method == "GET" else {},
+                    headers=headers,
+                ) as response,
+            ):
+                raw = await response.read()
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # Neither URL nor headers: both may carry what no log should.
+            raise Unreachable(type(error).__name__) from error
+        answer: Json = {}
+        with contextlib.suppress(orjson.JSONDecodeError):
+            parsed = orjson.loads(raw)
+            answer = parsed if isinstance(parsed, dict) else {}
+        if status != 200:
+            raise Refusal(
+                status, str(answer.get("errcode", "")), str(answer.get("error", "")), answer
+            )
+        return answer
+
+
+def _dumps(value: object) -> str:
+    return orjson.dumps(value).decode()

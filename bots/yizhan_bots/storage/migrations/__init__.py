@@ -1,0 +1,1 @@
+"""Numbered, forward-only SQL, run by yizhan_database when the database is opened."""
