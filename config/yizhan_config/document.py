@@ -20,7 +20,7 @@ from yizhan_config.key_lines import KeyLines, find_json_key_lines, find_toml_key
 KeyPath = tuple[str, ...]
 
 
-class Section(msgspec.Struct, frozen=True, kw_only=True):
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of the file. Fields of type `Path` are relative to the data folder."""
 
 
@@ -141,9 +141,13 @@ class Document:
             ) from error
 
     def _find_line(self, at: KeyPath) -> int | None:
-        # A key inside an inline table has no entry: the table's own line is near enough.
-        found = (self._lines.get(at[:length]) for length in range(len(at), 0, -1))
-        return next((line for line in found if line is not None), None)
+        # A key inside an inline table has no entry: the table's own line is near enough. A table
+        # of which only sub-tables are written begins where the first of them does.
+        for length in range(len(at), 0, -1):
+            inside = (line for key, line in self._lines.items() if key[:length] == at[:length])
+            if (line := min(inside, default=None)) is not None:
+                return line
+        return None
 
 
 def find_keys(kind: type[Section], at: KeyPath = ()) -> Iterator[str]:

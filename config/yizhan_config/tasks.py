@@ -8,15 +8,39 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class EssentialTaskFailed(Exception):  # noqa: N818 (a sentence, as in the specification's style)
     """A task without which the program is of no use has failed."""
+
+
+class Started:
+    """A task that runs in the background; may be dropped, the supervisor holds on to it."""
+
+    # Not the task itself: mypy would have every caller await or assign an awaitable.
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, in whichever way."""
+        return self._task.done()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it ended because it was cancelled."""
+        return self._task.cancelled()
+
+    def cancel(self) -> None:
+        """Ask it to end."""
+        self._task.cancel()
+
+    async def wait(self) -> None:
+        """Wait until it has ended; never raises what it raised."""
+        await asyncio.wait([self._task])
 
 
 class Background:
@@ -41,17 +65,15 @@ class Background:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    def spawn(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def spawn(self, name: str, work: Coroutine[Any, Any, object]) -> Started:
         """Run `work` once; a failure is logged with its traceback."""
-        task = self._start(name, work)
-        task.add_done_callback(_report_failure)
-        return task
+        return self._start(name, work)
 
-    def keep(self, name: str, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+    def keep(self, name: str, work: Callable[[], Awaitable[object]]) -> Started:
         """Run `work()`, and again after a growing delay whenever it fails, until it returns."""
         return self._start(name, self._run_again(name, work))
 
-    def require(self, name: str, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+    def require(self, name: str, work: Callable[[], Awaitable[object]]) -> Started:
         """Run `work()`, whose failure ends the program: `failed` raises it."""
         return self._start(name, self._run_essential(name, work))
 
@@ -77,14 +99,19 @@ class Background:
             for task in stuck:
                 log.error("task does not end", extra={"task": task.get_name()})
 
-    def _start(self, name: str, run: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _start(self, name: str, run: Coroutine[Any, Any, object]) -> Started:
         if self._stopping:
             run.close()
             raise RuntimeError(f"task {name} was started while the program stops")
         task = asyncio.create_task(run, name=name)  # noqa: TID251 (this is the supervisor)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        task.add_done_callback(self._ended)
+        return Started(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task failed", exc_info=error, extra={"task": task.get_name()})
 
     async def _run_again(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
         delay = self._first_delay
@@ -117,8 +144,3 @@ class Background:
         if self._failure is None:
             self._failure = asyncio.get_running_loop().create_future()
         return self._failure
-
-
-def _report_failure(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("task failed", exc_info=error, extra={"task": task.get_name()})
