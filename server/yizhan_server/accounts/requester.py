@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from yizhan_server.protocol.identifiers import DeviceID, UserID
+if TYPE_CHECKING:
+    from yizhan_server.protocol.identifiers import DeviceID, UserID
 
 
 @dataclass(frozen=True, slots=True)
