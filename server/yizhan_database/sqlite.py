@@ -32,11 +32,12 @@ from .database import (
     Row,
     StatementRefused,
 )
+from .jobs import Job
 from .migrations import FOUNDATION, new_epoch, pending, sql_for
-from .sqlite_writer import Job, Reservation, Writer, unavailable
+from .sqlite_writer import UNAVAILABLE, Reservation, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from random import Random
 
     from .migrations import Migration
@@ -148,15 +149,13 @@ class SqliteDatabase:
 
     def submit(self, tx: Transaction) -> asyncio.Future[Commit]:
         """See `Database.submit`."""
-        if tx.submitted:
-            raise RuntimeError("a Transaction is submitted once")
-        tx.submitted = True
-        future: asyncio.Future[Commit] = self._loop.create_future()
+        job = Job(tx, self._loop)
         if self._closed:
-            future.set_exception(DatabaseUnavailable("the database is closed"))
+            job.fail(DatabaseUnavailable("the database is closed"))
+            job.answer()
         else:
-            self._writer.enqueue(Job(tx, future))
-        return future
+            self._writer.enqueue(job)
+        return job.future
 
     async def commit(self, tx: Transaction) -> Commit:
         """See `Database.commit`."""
@@ -219,20 +218,9 @@ class SqliteDatabase:
 
     def _deliver(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            commit, future = job.commit, job.future
-            if commit is None:
-                if not future.done():
-                    future.set_exception(job.error or DatabaseUnavailable("the writer ended"))
-                continue
-            if commit.positions:
-                self._position = commit.positions[-1]
-            for call in job.tx.callbacks:
-                try:
-                    call(commit)
-                except Exception as error:  # noqa: BLE001 - reported; the job is durable
-                    report_callback_error(self._loop, call, error)
-            if not future.done():
-                future.set_result(commit)
+            if job.commit is not None and job.commit.positions:
+                self._position = job.commit.positions[-1]
+            job.answer()
 
 
 class _Checkpointer:
@@ -401,15 +389,6 @@ def copy_sqlite(source: Path, target: Path) -> None:
 
 
 def _translated(error: apsw.Error, sql: str) -> Exception:
-    if isinstance(error, unavailable):
+    if isinstance(error, UNAVAILABLE):
         return DatabaseUnavailable(str(error))
     return StatementRefused(f"{error} in {sql}")
-
-
-def report_callback_error(
-    loop: asyncio.AbstractEventLoop, call: Callable[[Commit], None], error: Exception
-) -> None:
-    """Log a failed `after_commit` callback; the job stays durable and its future resolves."""
-    loop.call_exception_handler(
-        {"message": f"after_commit callback {call!r} failed", "exception": error}
-    )

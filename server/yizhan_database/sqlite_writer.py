@@ -10,24 +10,20 @@ from __future__ import annotations
 import logging
 import threading
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from .database import DatabaseUnavailable, GuardFailed, LaneFailed, StatementRefused
+from .jobs import Job, into_batches
 from .transaction import Commit, Kind, Lane, Transaction, filled
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH_ROWS: Final = 5000
-LARGE_JOB_ROWS: Final = 500
-"""A job above this is committed alone, so that small ones do not wait for it any longer."""
-
-unavailable = (
+UNAVAILABLE = (
     apsw.FullError,
     apsw.IOError,
     apsw.ReadOnlyError,
@@ -39,18 +35,6 @@ unavailable = (
     apsw.NotADBError,
 )
 """What the machine does to us, as against what a wrong statement does."""
-
-
-class Job:
-    """A submitted transaction, whom to tell, and, once it was run, what became of it."""
-
-    __slots__ = ("commit", "error", "future", "tx")
-
-    def __init__(self, tx: Transaction, future: asyncio.Future[Commit]) -> None:
-        self.tx = tx
-        self.future = future
-        self.commit: Commit | None = None
-        self.error: Exception | None = None
 
 
 class Reservation(Transaction):
@@ -104,26 +88,12 @@ class Writer:
         queue = self._queue
         ending = False
         while not ending:
-            jobs: list[Job] = []
-            batches = [jobs]
-            rows = 0
             queued = [queue.get()]
             queued += [queue.get_nowait() for _ in range(queue.qsize())]
-            for job in queued:
-                if job is None:
-                    ending = True
-                    continue
-                count = job.tx.row_count
-                if jobs and (count > LARGE_JOB_ROWS or rows + count > MAX_BATCH_ROWS):
-                    jobs = []
-                    batches.append(jobs)
-                    rows = 0
-                jobs.append(job)
-                # After a large job, whatever comes next begins a batch.
-                rows = MAX_BATCH_ROWS if count > LARGE_JOB_ROWS else rows + count
-            for batch in batches:
-                if batch:
-                    self._commit_batch(batch)
+            if queued[-1] is None:
+                ending = True
+            for batch in into_batches(job for job in queued if job is not None):
+                self._commit_batch(batch)
         self._cursor.close()
         self._connection.close()
 
@@ -137,11 +107,8 @@ class Writer:
                 for job in jobs:
                     self._commit_batch([job])
                 return
-            (job,) = jobs
-            if job.tx.lane is not None:
-                job.tx.lane.failed = True
-            job.commit = None
-            job.error = _translated(error)
+            for job in jobs:
+                job.fail(_translated(error))
         self._hand_over(jobs)
 
     def _attempt(self, jobs: Sequence[Job]) -> None:
@@ -230,7 +197,7 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, GuardFailed):
         return error
     made: Exception
-    if isinstance(error, unavailable):
+    if isinstance(error, UNAVAILABLE):
         made = DatabaseUnavailable(str(error))
     else:
         made = StatementRefused(str(error))
