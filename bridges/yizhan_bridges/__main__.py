@@ -14,7 +14,7 @@ from yizhan_bridges.app import open_application
 from yizhan_config import logs, settings
 from yizhan_config.errors import EXIT_STATUS, ConfigurationError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("yizhan_bridges")
 
 # Longer than one delivery with all its attempts, so that stopping loses no answer.
 _SHUTDOWN_SECONDS = 35

@@ -59,11 +59,15 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return _error(429, "M_LIMIT_EXCEEDED", "Too many notifications are under way", 1)
     except web.HTTPRequestEntityTooLarge:
         return _error(413, "M_TOO_LARGE", "The body is too large")
+    except web.RequestPayloadError:
+        return _error(400, "M_NOT_JSON", "The body could not be read")
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
         return _error(error.status, "M_UNRECOGNIZED", "Unrecognized request")
     except web.HTTPException as error:
         return _error(error.status, "M_UNKNOWN", error.reason)
     except Exception as error:  # noqa: BLE001 (the last line: a bug must not answer with itself)
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
         # The place but not the message, which may quote a pushkey or an endpoint.
         frames = traceback.format_tb(error.__traceback__)
         log.error(  # noqa: TRY400 (no traceback of the logger's making)

@@ -220,6 +220,9 @@ class OutboundSession:
             response = await session.request(
                 method, target, headers=headers, data=data, timeout=limit, allow_redirects=False
             )
+        except aiohttp.InvalidURL:
+            # aiohttp's own last look: "127.1" and other spellings of addresses.
+            raise OutboundRefused("the host is not a name") from None
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, OutboundRefused):
                 raise error.os_error from None
@@ -235,7 +238,8 @@ class OutboundSession:
         try:
             target = URL(url)
             host, port = target.raw_host, target.port
-        except ValueError:
+        except (ValueError, IndexError):
+            # IndexError is yarl's for "https://[]@"; found by the property test.
             raise OutboundRefused("the URL is malformed") from None
         if not host or port is None or target.user is not None or target.password is not None:
             raise OutboundRefused("the URL has no host, or has credentials")
