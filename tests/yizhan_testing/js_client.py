@@ -675,6 +675,8 @@ class JsClient:
         Fails when the two sides do not show the same. In `room` for another person; between two
         devices of one person without a room.
         """
+        if room is None:  # a request of an unknown device is ignored
+            await other.sees_device(self.user_id, self.device_id, signed=False)
         ours = await self.requests_verification(
             other.user_id if room or other.user_id != self.user_id else None,
             room=room,

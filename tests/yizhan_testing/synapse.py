@@ -225,6 +225,7 @@ class Synapse:
                 "password": password,
                 "admin": admin,
                 "mac": mac,
+                "inhibit_login": True,  # else the account begins with a device
             }
             async with session.post(url, json=body) as answer:
                 made = await answer.json()

@@ -12,10 +12,15 @@ import {
     AllDevicesIsolationMode, CryptoEvent, decodeRecoveryKey, EventShieldColour, EventShieldReason,
     OnlySignedDevicesIsolationMode,
 } from "matrix-js-sdk/lib/crypto-api/index.js";
+import { RustBackupManager } from "matrix-js-sdk/lib/rust-crypto/backup.js";
 import { SlidingSync } from "matrix-js-sdk/lib/sliding-sync.js";
 import { decryptAttachment, encryptAttachment } from "./attachments.mjs";
 import { Verifications } from "./verification.mjs";
 import { Waiting } from "./waiting.mjs";
+
+// So that a server is not asked by all its clients at once, a client waits up to 10 s before it backs
+// up a key. Here there are few.
+RustBackupManager.maxBackupLoopStartDelayMillis = 500;
 
 const POLL_RESPONSE = "org.matrix.msc3381.poll.response";
 const POLL_START = "org.matrix.msc3381.poll.start";
@@ -161,12 +166,12 @@ export class Device {
             }
             nudge();
         });
-        client.on(RoomEvent.Receipt, (event) => {
+        client.on(RoomEvent.Receipt, (event, room) => {
             for (const [eventId, types] of Object.entries(event.getContent())) {
                 for (const [type, users] of Object.entries(types)) {
                     for (const [userId, data] of Object.entries(users)) {
                         this.#receipts.push({
-                            room_id: event.getRoomId(), event_id: eventId, user_id: userId, type,
+                            room_id: room.roomId, event_id: eventId, user_id: userId, type,
                             thread_id: data.thread_id ?? null,
                         });
                     }
@@ -174,8 +179,8 @@ export class Device {
             }
             nudge();
         });
-        client.on(RoomMemberEvent.Typing, (event) => {
-            this.#typing.set(event.getRoomId(), event.getContent().user_ids);
+        client.on(RoomMemberEvent.Typing, (event, member) => {
+            this.#typing.set(member.roomId, event.getContent().user_ids);
             nudge();
         });
         client.on(CryptoEvent.KeyBackupSessionsRemaining, (remaining) => {
@@ -413,11 +418,17 @@ export class Device {
         };
     }
 
+    #isUndecided(seen) {
+        const event = this.#current(seen);
+        return event.getType() === "m.room.encrypted" && event.decryptionFailureReason === null && !event.isRedacted();
+    }
+
     #matching({ roomId, after, eventId, sender, type, body, contains, relatesTo, failed = false, edited, redacted }) {
         const wanted = [];
         let reached = !after;
         for (const seen of this.#journal.values()) {
-            if (reached) {
+            // An event whose decryption is still under way is neither readable nor failed.
+            if (reached && (failed === null || !this.#isUndecided(seen))) {
                 const event = this.#plain(seen);
                 if (
                     (!roomId || event.room_id === roomId) &&
@@ -588,6 +599,8 @@ export class Device {
     /** Unlocks secret storage on a new device: it signs itself and learns the backup's key. */
     async recovers({ recoveryKey }) {
         this.#recoveryKey = decodeRecoveryKey(recoveryKey);
+        // The private keys are only imported beside the public ones that they belong to.
+        await this.#crypto.userHasCrossSigningKeys(this.#session.user_id, true);
         await this.#crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: this.#withPassword });
         await this.#crypto.loadSessionBackupPrivateKeyFromSecretStorage();
         await this.#crypto.checkKeyBackupAndEnable();
@@ -602,13 +615,15 @@ export class Device {
 
     /** Waits until the server's backup holds every room key that this device holds. */
     async backup_is_complete({ timeoutMs }) {
+        let held, info;
         return this.#waiting.until(
-            "the backup to be complete",
+            () => `the backup to be complete (${info?.count} of ${held} keys in version ${info?.version})`,
             async () => {
-                const version = await this.#crypto.getActiveSessionBackupVersion();
-                const held = (await this.#crypto.exportRoomKeys()).length;
-                const info = version && (await this.#crypto.getKeyBackupInfo());
-                return info && held > 0 && info.count >= held ? { version, count: info.count } : undefined;
+                held = (await this.#crypto.exportRoomKeys()).length;
+                // Not by the SDK, which would answer from its memory.
+                const path = "/_matrix/client/v3/room_keys/version";
+                info = await this.#client.http.authedRequest("GET", path, undefined, undefined, { prefix: "" });
+                return held > 0 && info.count >= held ? { version: info.version, count: info.count } : undefined;
             },
             { timeoutMs, everyMs: 500 },
         );
@@ -705,8 +720,8 @@ export class Device {
     // --- verification --------------------------------------------------------------------------
 
     async requests_verification({ userId, roomId, deviceId }) {
-        // An in-room request is refused locally while the other's identity is unknown.
-        if (userId) await this.#crypto.getUserDeviceInfo([userId], true);
+        // The SDK refuses to ask a device or a person that it has not heard of.
+        await this.#crypto.userHasCrossSigningKeys(userId ?? this.#session.user_id, true);
         return this.#verifications.request(this.#crypto, {
             userId, roomId, deviceId, ownUserId: this.#session.user_id,
         });

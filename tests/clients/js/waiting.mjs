@@ -22,12 +22,15 @@ export class Waiting {
     }
 
     /**
+     * `what` is awaited, a text or a function that returns one at the time of the message.
+     *
      * Resolves with the first value of `probe` that is not undefined, null or false.
      *
      * `probe` may be async: then it is never run twice at once, and a nudge meanwhile runs it again.
      * `everyMs` also looks at intervals, for what only the server knows.
      */
     until(what, probe, { timeoutMs = 30_000, everyMs } = {}) {
+        const name = typeof what === "function" ? what : () => what;
         return new Promise((resolve, reject) => {
             let busy = false;
             let again = false;
@@ -61,7 +64,7 @@ export class Waiting {
                 }
             };
             const timer = setTimeout(() => {
-                end(reject, new TimedOut(`waited ${timeoutMs / 1000} s for ${what}; ${this.#describe()}`));
+                end(reject, new TimedOut(`waited ${timeoutMs / 1000} s for ${name()}; ${this.#describe()}`));
             }, timeoutMs);
             if (everyMs) interval = setInterval(look, everyMs);
             this.#open.add(look);
