@@ -14,7 +14,7 @@ from nacl.bindings import crypto_sign, crypto_sign_BYTES, crypto_sign_open, cryp
 from nacl.exceptions import BadSignatureError
 from nacl.utils import random as random_bytes
 
-from yizhan_server.protocol.canonical_json import JsonObject, encode_canonical, encode_transient
+from yizhan_server.protocol.canonical_json import JsonObject, NotCanonical, encode_transient
 from yizhan_server.protocol.hashes import (
     content_hash,
     decode_base64,
@@ -130,7 +130,11 @@ def verify_signed_json(obj: JsonObject, name: str, keys: Mapping[str, VerifyKey]
     Signatures by keys that are not in `keys` are skipped; every one that is must be right.
     """
     signed = {k: v for k, v in obj.items() if k not in _NOT_SIGNED}
-    check_signatures(obj, name, keys, encode_transient(signed))
+    try:
+        encoded = encode_transient(signed)
+    except NotCanonical:
+        raise InvalidSignature("nobody can have signed what is not canonical JSON") from None
+    check_signatures(obj, name, keys, encoded)
 
 
 def sign_event(
@@ -190,7 +194,10 @@ def is_signed_by_any(obj: JsonObject, public_keys: Iterable[str]) -> bool:
             keys.append(VerifyKey.from_base64("ed25519:any", text))
         except InvalidKey:
             continue
-    signed = encode_canonical({k: v for k, v in obj.items() if k not in _NOT_SIGNED})
+    try:
+        signed = encode_transient({k: v for k, v in obj.items() if k not in _NOT_SIGNED})
+    except NotCanonical:
+        return False
     signatures = obj.get("signatures")
     for name in signatures if isinstance(signatures, dict) else ():
         for _, signature in _signatures_of(obj, name):
