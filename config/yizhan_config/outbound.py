@@ -15,9 +15,11 @@ again; bodies are never decompressed, so that a small answer stays small; no coo
 from the environment. `outbound.allow` lists what is reached although it is private.
 """
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ssl import SSLContext
@@ -161,6 +163,40 @@ def _parse_address(text: str) -> Address | None:
         return None
 
 
+class SystemResolver(AbstractResolver):
+    """Asks the system's resolver in threads of its own.
+
+    The loop's own getaddrinfo shares few threads (uvloop: four) with everything else, so that a
+    handful of names whose servers never answer would stop every look-up of the process.
+    """
+
+    def __init__(self, threads: int = 32) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="name-lookup")
+
+    @override
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._threads, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM
+        )
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=found_family,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found_family, _, protocol, _, address in found
+        ]
+
+    @override
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
 class _GuardedResolver(AbstractResolver):
     """Drops the addresses that the gate refuses; a name that has no other is refused."""
 
@@ -191,9 +227,14 @@ class OutboundSession:
     """An HTTP client for addresses that strangers choose. Close it, or use `async with`."""
 
     def __init__(
-        self, allow: AllowList, guarded: aiohttp.ClientSession, listed: aiohttp.ClientSession
+        self,
+        allow: AllowList,
+        resolver: AbstractResolver,
+        guarded: aiohttp.ClientSession,
+        listed: aiohttp.ClientSession,
     ) -> None:
         self._allow = allow
+        self._resolver = resolver
         self._guarded = guarded
         self._listed = listed
 
@@ -254,9 +295,10 @@ class OutboundSession:
         return target
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and the resolver."""
         await self._guarded.close()
         await self._listed.close()
+        await self._resolver.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -282,7 +324,7 @@ def outbound_session(
     """
     allow_list = AllowList.parse(allow)
     gate = _Gate(allow_list)
-    inner = resolver or aiohttp.ThreadedResolver()
+    inner = resolver or SystemResolver()
 
     def session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -301,6 +343,7 @@ def outbound_session(
             socket_factory=factory,
             limit=connections,
             limit_per_host=connections_per_host,
+            ttl_dns_cache=60,
             ssl=ssl_context or True,
         )
 
@@ -308,6 +351,7 @@ def outbound_session(
     # that the administrator listed go through one without a gate.
     return OutboundSession(
         allow_list,
+        inner,
         guarded=session(connector(_GuardedResolver(gate, inner), gate.open_socket)),
         listed=session(connector(inner, None)),
     )

@@ -69,6 +69,17 @@ Contact = Annotated[
         '"mailto:ADDRESS" or an https URL',
     ),
 ]
+OutboundTarget = Annotated[
+    str,
+    _described(
+        r"^(?:\*\.)?[\w.-]+(?:/[0-9]{1,3})?(?::[0-9]{1,5})?$"
+        r"|^\[[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?\](?::[0-9]{1,5})?$"
+        r"|^[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?$",
+        '主机名、地址或网段，可带端口，如 "push.internal"、"10.0.0.5:8443"、"10.1.0.0/16"',
+        'a host, an address or a network, with or without a port, such as "push.internal", '
+        '"10.0.0.5:8443", "10.1.0.0/16"',
+    ),
+]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Rate = Annotated[float, Meta(gt=0)]
@@ -187,7 +198,7 @@ class Turn(Section, frozen=True, kw_only=True):
 class Outbound(Section, frozen=True, kw_only=True):
     """Whom the homeserver may call although the address is private; see `outbound.AllowList`."""
 
-    allow: tuple[str, ...] = ()
+    allow: tuple[OutboundTarget, ...] = ()
 
 
 class Limits(Section, frozen=True, kw_only=True):
@@ -212,7 +223,7 @@ class PushGateway(Section, frozen=True, kw_only=True):
     listen: Address = Address("127.0.0.1", 8009)
     vapid_key_file: Path = Path("secrets/vapid.pem")
     vapid_contact: Contact = ""
-    outbound_allow: tuple[str, ...] = ()
+    outbound_allow: tuple[OutboundTarget, ...] = ()
     webpush_default: bool = True
     detail: PushDetail = "ids"
     ttl_seconds: Positive = 86_400
@@ -226,7 +237,7 @@ class PushGateway(Section, frozen=True, kw_only=True):
                 'with kind = "webpush" and, if wanted, detail',
             }
         ),
-    ] = {}
+    ] = {}  # noqa: RUF012 (msgspec makes a new one for each section)
 
 
 class Bots(Section, frozen=True, kw_only=True):
