@@ -82,6 +82,10 @@ class KeyStore:
             self._account = OlmAccount.from_pickle(
                 row[1].encode(), self._pickle_key, shared=bool(row[2])
             )
+        elif row is not None:
+            # Another device signed in: sessions of the lost one could never be continued.
+            self._record("DELETE FROM matrix_olm_session")
+            return
         sessions = self._database.scan(
             "SELECT session_id, sender_key, pickle, created_ms, used_ms FROM matrix_olm_session"
             " WHERE session_id > ? ORDER BY session_id LIMIT ?",
@@ -157,12 +161,16 @@ class KeyStore:
 
     def decrypt(self, key: RoomKey, ciphertext: str) -> Decrypted | None:
         """Decrypt a Megolm message; None when this key does not fit it."""
-        session = vodozemac.InboundGroupSession.from_pickle(
-            key.pickle, derive_pickle_key(self._pickle_key)
-        )
         try:
+            session = vodozemac.InboundGroupSession.from_pickle(
+                key.pickle, derive_pickle_key(self._pickle_key)
+            )
             message = session.decrypt(vodozemac.MegolmMessage.from_base64(ciphertext))
-        except (vodozemac.MegolmDecryptionException, vodozemac.DecodeException):
+        except (
+            vodozemac.MegolmDecryptionException,
+            vodozemac.DecodeException,
+            vodozemac.PickleException,
+        ):
             return None
         return Decrypted(bytes(message.plaintext), message.message_index)
 

@@ -59,6 +59,8 @@ class Machine(Olm):  # type: ignore[misc] # nio carries no types
         self.asked: dict[tuple[str, str], KeyRequest] = {}
         self.arrived: set[tuple[str, str]] = set()
         """(room, session) of the room keys that came since somebody last took them."""
+        self.arrivals = 0
+        """How many steps of /sync have made new room keys durable."""
         super().__init__(user_id, device_id, keys)
 
     @property

@@ -51,6 +51,7 @@ class Rooms:
         self._database = database
         self._own = own_user_id
         self._rooms: dict[str, Room] = {}
+        self._direct: dict[str, str] = {}
 
     async def load(self) -> None:
         """Read what earlier runs learnt."""
@@ -70,6 +71,12 @@ class Rooms:
             )
             async for user_id, membership, display_name in members:
                 room.members[user_id] = Member(membership, display_name)
+        direct = self._database.scan(
+            "SELECT user_id, room_id FROM matrix_direct WHERE user_id > ? ORDER BY user_id LIMIT ?",
+            after="",
+        )
+        async for user_id, room_id in direct:
+            self._direct[user_id] = room_id
 
     def find(self, room_id: str) -> Room | None:
         """The room, if the bot is in it."""
@@ -123,10 +130,40 @@ class Rooms:
         others = room.present - {self._own}
         return next(iter(others)) if room.encrypted and len(others) == 1 else None
 
-    def direct_rooms(self, user_id: str) -> list[Room]:
-        """The encrypted rooms that hold only this person and the bot; joined ones first."""
+    def find_direct_room(self, user_id: str) -> Room | None:
+        """The encrypted room with this person alone: where they last wrote, if there are several.
+
+        One to which the person is only invited is taken when there is no other.
+        """
         rooms = [room for room in self._rooms.values() if self.find_person(room) == user_id]
-        return sorted(rooms, key=lambda room: room.members[user_id].membership != "join")
+        usual = self._direct.get(user_id)
+        rooms.sort(
+            key=lambda room: (room.members[user_id].membership == "join", room.room_id == usual)
+        )
+        return rooms[-1] if rooms else None
+
+    def note_direct(self, user_id: str, room_id: str, tx: Transaction) -> None:
+        """Note that the person wrote in this direct room."""
+        if self._direct.get(user_id) == room_id:
+            return
+        self._direct[user_id] = room_id
+        tx.execute(
+            """
+            INSERT INTO matrix_direct (user_id, room_id) VALUES (?, ?)
+            ON CONFLICT (user_id) DO UPDATE SET room_id = excluded.room_id
+            """,
+            user_id,
+            room_id,
+        )
+
+    def direct_rooms(self) -> dict[str, list[str]]:
+        """All direct rooms by person: the content of `m.direct`."""
+        found: dict[str, list[str]] = {}
+        for room in self._rooms.values():
+            person = self.find_person(room)
+            if person is not None:
+                found.setdefault(person, []).append(room.room_id)
+        return found
 
     def is_met(self, user_id: str) -> bool:
         """Whether the person is joined to an encrypted room of ours.

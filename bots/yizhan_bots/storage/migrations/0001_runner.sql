@@ -87,6 +87,13 @@ CREATE TABLE matrix_member (
   PRIMARY KEY (room_id, user_id)
 );
 
+-- Invitations not yet answered.
+CREATE TABLE matrix_invite (
+  room_id TEXT PRIMARY KEY,
+  inviter TEXT NOT NULL
+);
+
+-- The direct room in which a person last wrote, among several.
 CREATE TABLE matrix_direct (
   user_id TEXT PRIMARY KEY,
   room_id TEXT NOT NULL
