@@ -103,9 +103,10 @@ CREATE INDEX account_data_by_pos ON account_data (user_id, pos);
 -- Whoever has no row has the default rules.
 CREATE TABLE push_rules (
     user_id TEXT NOT NULL PRIMARY KEY,
-    -- JSON: see accounts/push_rules.py.
-    changes BLOB NOT NULL,
+    -- JSON of the ruleset; server-default rules in it only hold what the user changed of them.
+    ruleset BLOB NOT NULL,
     pos INTEGER NOT NULL,
+    -- Raised by every change: an optimistic lock among the user's devices.
     ver INTEGER NOT NULL
 ) WITHOUT ROWID;
 

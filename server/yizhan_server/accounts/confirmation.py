@@ -1,0 +1,216 @@
+"""User-interactive authentication: proof, beyond a token, that the owner wants this operation.
+
+Any endpoint may demand it. What is done is kept only between the stages of a flow: a flow of one
+stage writes nothing, so that anonymous callers cannot fill the database. A session counts for
+the user and the operation that it began with, and is used up when its flow is complete.
+
+Spec: client-server API, "User-Interactive Authentication API".
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from typing_extensions import override
+
+from yizhan_database import Transaction
+from yizhan_server.accounts.text import check_text
+from yizhan_server.protocol.errors import BadJson, Forbidden, MatrixError
+from yizhan_server.protocol.identifiers import UserID, localpart_of
+from yizhan_server.storage import accounts as storage
+
+if TYPE_CHECKING:
+    from yizhan_database import Database
+    from yizhan_server.accounts.accounts import Accounts
+    from yizhan_server.clock import Clock
+
+PASSWORD = "m.login.password"  # noqa: S105 - the name of a stage
+DUMMY = "m.login.dummy"
+REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105
+
+Flow = tuple[str, ...]
+"""Stages, in the order in which they are to be completed."""
+
+BY_PASSWORD: tuple[Flow, ...] = ((PASSWORD,),)
+MAX_REGISTRATION_TOKEN_LENGTH = 64
+
+
+class ConfirmationNeeded(MatrixError):  # noqa: N818 - says what happened
+    """The 401 that tells a client which stages remain, and what was wrong with the last one."""
+
+    def __init__(
+        self,
+        flows: tuple[Flow, ...],
+        session: str,
+        completed: Flow,
+        failure: MatrixError | None = None,
+    ) -> None:
+        super().__init__(401, "M_FORBIDDEN", "Confirmation needed")
+        self._answer: dict[str, Any] = {
+            "flows": [{"stages": list(flow)} for flow in flows],
+            "params": {},
+            "session": session,
+        }
+        if completed:
+            self._answer["completed"] = list(completed)
+        if failure is not None:
+            self._answer |= failure.body()
+
+    @override
+    def body(self) -> dict[str, Any]:
+        """Return the answer's body: without errcode, unless a stage was attempted and failed."""
+        return self._answer
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """Proof that a flow was completed."""
+
+    registration_token: str | None = None
+    """The token of that stage; whoever creates the account uses it up in the same commit."""
+
+
+class Confirmations:
+    """Demands user-interactive authentication."""
+
+    def __init__(
+        self, db: Database, clock: Clock, accounts: Accounts, lifetime_seconds: int
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._accounts = accounts
+        self._lifetime_ms = lifetime_seconds * 1000
+
+    async def require(
+        self,
+        auth: dict[str, Any] | None,
+        *,
+        operation: str,
+        user_id: UserID | None,
+        flows: tuple[Flow, ...] = BY_PASSWORD,
+    ) -> Confirmed:
+        """Return when the request's `auth` completes one of `flows`, else answer the 401.
+
+        `operation` is the method and path: a session begun for one is worth nothing for another.
+        """
+        if auth is None:
+            raise ConfirmationNeeded(flows, _new_session(), ())
+        session = auth.get("session")
+        if session is not None and not isinstance(session, str):
+            raise BadJson("'auth.session' must be a string")
+        completed, registration_token = await self._find(session, user_id, operation)
+        known_session = session if completed else None
+        session = session or _new_session()
+        stage = auth.get("type")
+        if stage is not None and stage not in completed:
+            if not any(flow[: len(completed) + 1] == (*completed, stage) for flow in flows):
+                failure = Forbidden("This stage is not offered now")
+                raise ConfirmationNeeded(flows, session, completed, failure)
+            try:
+                registration_token = await self._pass(stage, auth, user_id) or registration_token
+            except Forbidden as failure:
+                raise ConfirmationNeeded(flows, session, completed, failure) from None
+            completed = (*completed, stage)
+        if completed in flows:
+            await self._forget(known_session)
+            return Confirmed(registration_token)
+        if stage is not None and completed:
+            await self._keep(session, user_id, operation, completed, registration_token)
+        raise ConfirmationNeeded(flows, session, completed)
+
+    async def is_registration_token_valid(self, token: str) -> bool:
+        """Tell whether a registration token could be used now."""
+        if not token or len(token) > MAX_REGISTRATION_TOKEN_LENGTH or not token.isascii():
+            return False
+        if "\0" in token:
+            return False
+        return await storage.find_registration_token(self._db, token, self._clock.now_ms())
+
+    async def _pass(self, stage: str, auth: dict[str, Any], user_id: UserID | None) -> str | None:
+        """Return when the stage is passed (with its registration token), raise Forbidden if not."""
+        if stage == DUMMY:
+            return None
+        if stage == PASSWORD and user_id is not None:
+            await self._check_password(auth, user_id)
+            return None
+        if stage == REGISTRATION_TOKEN:
+            token = auth.get("token")
+            if isinstance(token, str) and await self.is_registration_token_valid(token):
+                return token
+            raise Forbidden("The registration token is not valid")
+        raise Forbidden("This stage is not known")
+
+    async def _check_password(self, auth: dict[str, Any], user_id: UserID) -> None:
+        password = auth.get("password")
+        if not isinstance(password, str):
+            raise BadJson("'auth.password' must be a string")
+        # The caller is known already; a name is only compared, for clients that send it.
+        named = named_user(auth.get("identifier"), auth.get("user"))
+        if named is not None and self._accounts.find_user_id(named) != user_id:
+            raise Forbidden("This is somebody else's session")
+        await self._accounts.check_password(localpart_of(user_id), password)
+
+    async def _find(
+        self, session: str | None, user_id: UserID | None, operation: str
+    ) -> tuple[Flow, str | None]:
+        if not session:
+            return (), None
+        check_text(session, "The session")
+        row = await storage.find_confirmation(
+            self._db, session, user_id or "", operation, self._clock.now_ms()
+        )
+        if row is None:
+            return (), None
+        completed, registration_token = row
+        return tuple(orjson.loads(completed)), registration_token
+
+    async def _keep(
+        self,
+        session: str,
+        user_id: UserID | None,
+        operation: str,
+        completed: Flow,
+        registration_token: str | None,
+    ) -> None:
+        tx = Transaction()
+        storage.upsert_confirmation(
+            tx,
+            session,
+            user_id=user_id or "",
+            operation=operation,
+            completed=orjson.dumps(completed).decode(),
+            registration_token=registration_token,
+            expires_ms=self._clock.now_ms() + self._lifetime_ms,
+        )
+        await self._db.commit(tx)
+
+    async def _forget(self, session: str | None) -> None:
+        if session is not None:
+            tx = Transaction()
+            storage.delete_confirmation(tx, session)
+            await self._db.commit(tx)
+
+
+def named_user(identifier: object, user: object) -> str | None:
+    """Return whom a client names by an identifier object or, as older ones do, by `user`.
+
+    None when it names nobody; M_FORBIDDEN for third-party identifiers, which we do not keep.
+    """
+    if isinstance(identifier, dict):
+        if identifier.get("type") != "m.id.user":
+            raise Forbidden("Only user names are known here")
+        user = identifier.get("user")
+        if not isinstance(user, str):
+            raise BadJson("'identifier.user' must be a string")
+    elif identifier is not None:
+        raise BadJson("'identifier' must be an object")
+    if user is not None and not isinstance(user, str):
+        raise BadJson("'user' must be a string")
+    return user
+
+
+def _new_session() -> str:
+    return secrets.token_urlsafe(18)

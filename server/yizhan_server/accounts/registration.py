@@ -1,0 +1,197 @@
+"""Registration: closed, by token, or open; and by the administrator's shared secret.
+
+The shared-secret form is that of Synapse (`/_synapse/admin/v1/register`), which existing
+provisioning tools speak: a nonce from us, and an HMAC-SHA1 over it and what is to be created.
+
+Spec: client-server API, "Account registration", "Token-authenticated registration".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from typing import TYPE_CHECKING
+
+from yizhan_database import GuardFailed, Transaction
+from yizhan_server.accounts.accounts import Accounts, user_in_use
+from yizhan_server.accounts.confirmation import DUMMY, REGISTRATION_TOKEN, Flow
+from yizhan_server.accounts.sessions import (
+    NewSession,
+    Sessions,
+    check_device_id,
+    fit_device_name,
+)
+from yizhan_server.protocol.errors import BadJson, Forbidden, MatrixError
+from yizhan_server.protocol.identifiers import UserID, localpart_of
+from yizhan_server.storage import accounts as storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from yizhan_config.settings import Registration as RegistrationSettings
+    from yizhan_database import Database
+    from yizhan_server.clock import Clock
+
+_NONCE_LIFETIME_MS = 60_000
+_MAX_NONCES = 1000
+
+
+class Registration:
+    """Creates accounts for people who ask for one themselves."""
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        *,
+        settings: RegistrationSettings,
+        accounts: Accounts,
+        sessions: Sessions,
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._settings = settings
+        self._accounts = accounts
+        self._sessions = sessions
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may create an account, with or without a token."""
+        return self._settings.enabled
+
+    def get_flows(self) -> tuple[Flow, ...]:
+        """Return what must be passed before an account is created, or answer M_FORBIDDEN."""
+        if not self._settings.enabled:
+            raise Forbidden("Registration is disabled")
+        if self._settings.require_token:
+            # The dummy stage behind it is what clients know from other servers, and lets them
+            # show that a token was right before they ask for a password.
+            return ((REGISTRATION_TOKEN, DUMMY),)
+        return ((DUMMY,),)
+
+    async def check_available(self, localpart: str) -> UserID:
+        """Answer M_FORBIDDEN, M_INVALID_USERNAME or M_USER_IN_USE unless the name may be had."""
+        self.get_flows()
+        return await self._accounts.check_available(localpart)
+
+    async def register(
+        self,
+        username: str | None,
+        password: str,
+        *,
+        registration_token: str | None,
+        device_id: str | None,
+        device_name: str | None,
+        refreshable: bool,
+        inhibit_login: bool,
+    ) -> tuple[UserID, NewSession | None]:
+        """Create the account and, unless inhibited, a session for it, in one commit."""
+        user_id = await self._accounts.check_available(username or secrets.token_hex(6))
+        password_hash = await self._accounts.hash_password(user_id, password)
+        device = check_device_id(device_id)
+        nids = await self._sessions.prepare()
+        tx = Transaction()
+        if registration_token is not None:
+            storage.guard_registration_token(tx, registration_token, self._clock.now_ms())
+        self._accounts.record_account(tx, user_id, password_hash)
+        session = None
+        if not inhibit_login:
+            session = self._sessions.record_start(
+                tx, nids, user_id, device,
+                display_name=fit_device_name(device_name), refreshable=refreshable,
+            )  # fmt: skip
+        try:
+            await self._db.commit(tx)
+        except GuardFailed as failed:
+            if registration_token is not None and failed.index == 0:
+                raise Forbidden("The registration token is used up") from None
+            raise user_in_use() from None
+        return user_id, session
+
+    async def make_token(self, uses_allowed: int | None, lifetime_ms: int | None) -> str:
+        """Return a new registration token."""
+        now_ms = self._clock.now_ms()
+        token = secrets.token_urlsafe(12)
+        tx = Transaction()
+        expires_ms = None if lifetime_ms is None else now_ms + lifetime_ms
+        storage.insert_registration_token(tx, token, uses_allowed, expires_ms, now_ms)
+        await self._db.commit(tx)
+        return token
+
+
+class SharedSecretRegistration:
+    """Creates accounts for whoever knows the shared secret, while registration is closed too."""
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        *,
+        secret: str | None,
+        accounts: Accounts,
+        sessions: Sessions,
+        record_display_name: Callable[[Transaction, UserID, str], None],
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._secret = secret
+        self._accounts = accounts
+        self._sessions = sessions
+        self._record_display_name = record_display_name
+        self._nonces: dict[str, int] = {}
+
+    def make_nonce(self) -> str:
+        """Return a nonce, good for one registration within a minute."""
+        self._get_secret()
+        now_ms = self._clock.now_ms()
+        self._nonces = {nonce: until for nonce, until in self._nonces.items() if until > now_ms}
+        if len(self._nonces) >= _MAX_NONCES:
+            del self._nonces[next(iter(self._nonces))]
+        nonce = secrets.token_hex(32)
+        self._nonces[nonce] = now_ms + _NONCE_LIFETIME_MS
+        return nonce
+
+    async def register(
+        self,
+        *,
+        nonce: str,
+        mac: str,
+        username: str,
+        password: str,
+        is_admin: bool,
+        display_name: str | None,
+        user_type: str | None,
+        inhibit_login: bool,
+    ) -> tuple[UserID, NewSession | None]:
+        """Create the account if the MAC is right."""
+        secret = self._get_secret()
+        if self._nonces.pop(nonce, 0) <= self._clock.now_ms():
+            raise MatrixError(400, "M_UNKNOWN", "Unrecognised nonce")
+        if any("\0" in part for part in (username, password, user_type or "")):
+            raise BadJson("NUL is not allowed")
+        parts = [nonce, username, password, "admin" if is_admin else "notadmin"]
+        if user_type is not None:
+            parts.append(user_type)
+        # SHA-1 because the existing tools use it; as an HMAC it is not known to be weak.
+        expected = hmac.new(secret.encode(), "\0".join(parts).encode(), hashlib.sha1).hexdigest()
+        if not hmac.compare_digest(expected.encode(), mac.lower().encode("utf-8", "replace")):
+            raise Forbidden("The MAC is not right")
+        nids = await self._sessions.prepare()
+        session: NewSession | None = None
+
+        def also(tx: Transaction, user_id: UserID) -> None:
+            nonlocal session
+            self._record_display_name(tx, user_id, display_name or localpart_of(user_id))
+            if not inhibit_login:
+                session = self._sessions.record_start(
+                    tx, nids, user_id, check_device_id(None), display_name=None, refreshable=False
+                )
+
+        user_id = await self._accounts.create(username, password, is_admin=is_admin, also=also)
+        return user_id, session
+
+    def _get_secret(self) -> str:
+        if self._secret is None:
+            raise MatrixError(400, "M_UNKNOWN", "Shared secret registration is not enabled")
+        return self._secret

@@ -1,0 +1,59 @@
+"""One's own account: password, contact addresses, deactivation.
+
+Spec: client-server API, "Password management", "Account deactivation".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from yizhan_server.api.confirming import require_confirmation
+from yizhan_server.api.routing import Call, JsonObject, Routes
+
+routes = Routes()
+
+
+class PasswordBody(msgspec.Struct):
+    """What `POST /account/password` holds."""
+
+    new_password: str
+    logout_devices: bool = True
+    auth: dict[str, Any] | None = None
+
+
+class DeactivateBody(msgspec.Struct):
+    """What `POST /account/deactivate` holds."""
+
+    auth: dict[str, Any] | None = None
+    erase: bool = False
+
+
+@routes.post("/v3/account/password", body=PasswordBody)
+async def change_password(call: Call[PasswordBody]) -> JsonObject:
+    """Change one's password; the session that does it stays."""
+    body, user_id = call.body, call.requester.user_id
+    call.services.passwords.check_strength(body.new_password, user_id)
+    await require_confirmation(call, body.auth)
+    await call.services.password_change.set(
+        user_id,
+        body.new_password,
+        logout_devices=body.logout_devices,
+        kept=call.requester.device_id,
+    )
+    return {}
+
+
+@routes.get("/v3/account/3pid")
+async def list_contact_addresses(call: Call[None]) -> JsonObject:
+    """List the account's addresses at third parties: we keep none."""
+    return {"threepids": []}
+
+
+@routes.post("/v3/account/deactivate", body=DeactivateBody)
+async def deactivate(call: Call[DeactivateBody]) -> JsonObject:
+    """End one's account for good."""
+    await require_confirmation(call, call.body.auth)
+    await call.services.deactivation.deactivate(call.requester.user_id)
+    return {"id_server_unbind_result": "success"}

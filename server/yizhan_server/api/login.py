@@ -1,0 +1,139 @@
+"""Signing in and out, refreshing, and asking who one is.
+
+Spec: client-server API, "Login", "Refreshing access tokens", "/account/whoami".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from yizhan_server.accounts.confirmation import named_user
+from yizhan_server.api.confirming import require_confirmation
+from yizhan_server.api.routing import Auth, Call, JsonObject, Routes, access_token
+from yizhan_server.protocol.errors import MatrixError, MissingParam, MissingToken
+from yizhan_server.protocol.identifiers import server_name_of
+
+routes = Routes()
+
+
+class LoginBody(msgspec.Struct):
+    """What `POST /login` may hold, for all types of login."""
+
+    type: str
+    identifier: dict[str, Any] | None = None
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    device_id: str | None = None
+    initial_device_display_name: str | None = None
+    refresh_token: bool | None = None
+
+
+class RefreshBody(msgspec.Struct):
+    """What `POST /refresh` holds."""
+
+    refresh_token: str
+
+
+class AuthBody(msgspec.Struct):
+    """A body of which only the confirmation matters."""
+
+    auth: dict[str, Any] | None = None
+
+
+@routes.get("/v3/login", auth=Auth.NONE)
+async def get_login_flows(call: Call[None]) -> JsonObject:
+    """List how one may sign in."""
+    return {
+        "flows": [
+            {"type": "m.login.password"},
+            {"type": "m.login.token", "get_login_token": True},
+        ]
+    }
+
+
+@routes.post("/v3/login", body=LoginBody, auth=Auth.NONE, limit="login")
+async def log_in(call: Call[LoginBody]) -> JsonObject:
+    """Start a session."""
+    body, accounts = call.body, call.services.accounts
+    login_token = None
+    if body.type == "m.login.password":
+        name = named_user(body.identifier, body.user)
+        if name is None or body.password is None:
+            raise MissingParam("A user identifier and a password are needed")
+        account = await accounts.check_password(name, body.password)
+    elif body.type == "m.login.token":
+        login_token = body.token
+        if login_token is None:
+            raise MissingParam("A token is needed")
+        account = await accounts.check_login_token(login_token)
+    else:
+        raise MatrixError(400, "M_UNKNOWN", "This type of login is not supported")
+    session = await accounts.sign_in(
+        account,
+        device_id=body.device_id,
+        display_name=body.initial_device_display_name,
+        refreshable=bool(body.refresh_token),
+        login_token=login_token,
+    )
+    answer: JsonObject = {
+        "user_id": session.user_id,
+        "device_id": session.device_id,
+        "home_server": server_name_of(session.user_id),
+        **session.fields(),
+    }
+    well_known = call.services.discovery.client
+    if well_known is not None:
+        answer["well_known"] = well_known
+    return answer
+
+
+@routes.post("/v1/login/get_token", body=AuthBody, limit="login")
+async def make_login_token(call: Call[AuthBody]) -> JsonObject:
+    """Make a token with which another client of the same user may sign in, once."""
+    await require_confirmation(call, call.body.auth)
+    token, expires_in_ms = await call.services.accounts.make_login_token(call.requester.user_id)
+    return {"login_token": token, "expires_in_ms": expires_in_ms}
+
+
+@routes.post("/v3/refresh", body=RefreshBody, auth=Auth.NONE, limit="login", also=("/v1/refresh",))
+async def refresh(call: Call[RefreshBody]) -> JsonObject:
+    """Exchange a refresh token for a new pair of tokens."""
+    session = await call.services.sessions.refresh(call.body.refresh_token)
+    return session.fields()
+
+
+@routes.post("/v3/logout", auth=Auth.NONE)
+async def log_out(call: Call[None]) -> JsonObject:
+    """End the device whose token is presented."""
+    requester = await call.services.sessions.authenticate(_token(call), allow_locked=True)
+    await call.services.logout.end(requester.user_id, [requester.device_id])
+    return {}
+
+
+@routes.post("/v3/logout/all", auth=Auth.NONE)
+async def log_out_everywhere(call: Call[None]) -> JsonObject:
+    """End all devices of the user whose token is presented."""
+    requester = await call.services.sessions.authenticate(_token(call), allow_locked=True)
+    await call.services.logout.end_all(requester.user_id)
+    return {}
+
+
+@routes.get("/v3/account/whoami")
+async def whoami(call: Call[None]) -> JsonObject:
+    """Tell whose token this is."""
+    return {
+        "user_id": call.requester.user_id,
+        "device_id": call.requester.device_id,
+        "is_guest": call.requester.is_guest,
+    }
+
+
+def _token(call: Call[None]) -> str:
+    # Not `auth=Auth.USER`: signing out is the one thing that a locked account may do.
+    token = access_token(call.request)
+    if token is None:
+        raise MissingToken
+    return token

@@ -1,0 +1,117 @@
+"""Creating an account, and asking whether one may.
+
+Spec: client-server API, "Account registration", "Token-authenticated registration".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from yizhan_server.api.confirming import require_confirmation
+from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
+from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError, MissingParam
+from yizhan_server.protocol.identifiers import server_name_of
+
+routes = Routes()
+admin_routes = Routes(prefix="/_synapse/admin")
+
+
+class RegisterBody(msgspec.Struct):
+    """What `POST /register` may hold."""
+
+    auth: dict[str, Any] | None = None
+    username: str | None = None
+    password: str | None = None
+    device_id: str | None = None
+    initial_device_display_name: str | None = None
+    inhibit_login: bool | None = None
+    refresh_token: bool | None = None
+
+
+class SharedSecretBody(msgspec.Struct):
+    """What registration by shared secret holds."""
+
+    nonce: str
+    username: str
+    password: str
+    mac: str
+    admin: bool = False
+    displayname: str | None = None
+    user_type: str | None = None
+    inhibit_login: bool = False
+
+
+@routes.post("/v3/register", body=RegisterBody, auth=Auth.NONE, limit="registration")
+async def register(call: Call[RegisterBody]) -> JsonObject:
+    """Create an account and sign in to it."""
+    body, registration = call.body, call.services.registration
+    kind = call.query("kind") or "user"
+    if kind == "guest":
+        raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not admitted")
+    if kind != "user":
+        raise InvalidParam("'kind' is user or guest")
+    flows = registration.get_flows()
+    if body.username is not None:
+        await registration.check_available(body.username)
+    confirmed = await require_confirmation(call, body.auth, flows)
+    if body.password is None:
+        raise MissingParam("A password is needed")
+    user_id, session = await registration.register(
+        body.username,
+        body.password,
+        registration_token=confirmed.registration_token,
+        device_id=body.device_id,
+        device_name=body.initial_device_display_name,
+        refreshable=bool(body.refresh_token),
+        inhibit_login=bool(body.inhibit_login),
+    )
+    answer: JsonObject = {"user_id": user_id, "home_server": server_name_of(user_id)}
+    if session is not None:
+        answer |= {"device_id": session.device_id, **session.fields()}
+    return answer
+
+
+@routes.get("/v3/register/available", auth=Auth.NONE, limit="registration")
+async def is_available(call: Call[None]) -> JsonObject:
+    """Tell whether a user name may be had."""
+    await call.services.registration.check_available(call.query_required("username"))
+    return {"available": True}
+
+
+@routes.get(
+    "/v1/register/m.login.registration_token/validity", auth=Auth.NONE, limit="registration"
+)
+async def is_token_valid(call: Call[None]) -> JsonObject:
+    """Tell whether a registration token could be used now."""
+    token = call.query_required("token")
+    if not call.services.registration.is_open:
+        raise Forbidden("Registration is disabled")
+    return {"valid": await call.services.confirmations.is_registration_token_valid(token)}
+
+
+@admin_routes.get("/v1/register", auth=Auth.NONE, limit="registration")
+async def make_nonce(call: Call[None]) -> JsonObject:
+    """Give a nonce for a registration by shared secret."""
+    return {"nonce": call.services.shared_secret_registration.make_nonce()}
+
+
+@admin_routes.post("/v1/register", body=SharedSecretBody, auth=Auth.NONE)
+async def register_by_shared_secret(call: Call[SharedSecretBody]) -> JsonObject:
+    """Create an account for whoever knows the shared secret."""
+    body = call.body
+    user_id, session = await call.services.shared_secret_registration.register(
+        nonce=body.nonce,
+        mac=body.mac,
+        username=body.username,
+        password=body.password,
+        is_admin=body.admin,
+        display_name=body.displayname,
+        user_type=body.user_type,
+        inhibit_login=body.inhibit_login,
+    )
+    answer: JsonObject = {"user_id": user_id, "home_server": server_name_of(user_id)}
+    if session is not None:
+        answer |= {"device_id": session.device_id, **session.fields()}
+    return answer

@@ -1,0 +1,1 @@
+"""What crosses aggregates: signing out, changes of password and profile, deactivation."""
