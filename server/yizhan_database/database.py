@@ -58,8 +58,8 @@ class CommitUnknown(DatabaseUnavailable):
 class StatementRefused(Exception):  # noqa: N818 - says what happened
     """The database refused a statement (syntax, constraint, type): a bug of the caller.
 
-    The job of the statement left no trace; other jobs are unaffected. The driver's own
-    exception is the `__cause__`.
+    The job of the statement left no trace; other jobs are unaffected. The message names the
+    statement or the violated rule, never the values, so that it may be logged.
     """
 
 

@@ -62,7 +62,6 @@ _UNAVAILABLE: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.exceptions.OperatorInterventionError,
     asyncpg.exceptions.InsufficientResourcesError,
-    asyncpg.exceptions.ReadOnlySQLTransactionError,
     asyncpg.exceptions.PostgresSystemError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -87,7 +86,7 @@ async def open_postgresql(url: str, migrations: Sequence[Migration]) -> Postgres
         finally:
             await connection.close()
     except _UNAVAILABLE as error:
-        raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {error}") from error
+        raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {_reason(error)}") from None
     return PostgresqlDatabase(url, epoch, position, catalogue)
 
 
@@ -101,7 +100,9 @@ class PostgresqlDatabase:
         self._url = url
         self._position = position
         self._loop = asyncio.get_running_loop()
-        self._readers = _Readers(url)
+        self._readers = _Readers(url, READERS, read_only=True)
+        # Not through the writer: no batch shall hold a counter's row while it waits.
+        self._counters = _Readers(url, 1, read_only=False)
         self._writer = _Writer(url, catalogue, self._deliver)
         self._background = Background()
         self._writing = self._background.spawn("database writer", self._writer.run())
@@ -155,9 +156,8 @@ class PostgresqlDatabase:
 
     async def reserve(self, counter: str, count: int) -> range:
         """See `Database.reserve`."""
-        # Not through the writer: no batch shall hold the counter's row while it waits.
-        # Never tried again after a lost connection, but a number lost is only a gap.
-        ((end,),) = await self._readers.fetch(
+        # May be run twice after a lost connection: a number lost is only a gap.
+        ((end,),) = await self._counters.fetch(
             "INSERT INTO yizhan_counter (name, value) VALUES ($1, $2) ON CONFLICT (name)"
             " DO UPDATE SET value = yizhan_counter.value + excluded.value RETURNING value + 1",
             (f"reserve:{counter}", count),
@@ -174,6 +174,7 @@ class PostgresqlDatabase:
         await self._writing.wait()
         await self._background.stop()
         await self._readers.close()
+        await self._counters.close()
 
     def _deliver(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -185,10 +186,11 @@ class PostgresqlDatabase:
 class _Readers:
     """A few held connections. asyncpg's own pool costs 40 us more for each query."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, count: int, *, read_only: bool) -> None:
         self._url = url
+        self._read_only = read_only
         # None stands for a connection that is still to be made, or was lost.
-        self._idle: list[Any] = [None] * READERS
+        self._idle: list[Any] = [None] * count
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
@@ -203,13 +205,13 @@ class _Readers:
                     return await _fetch(connection, sql, args, limit)
                 except (*_UNAVAILABLE, asyncpg.InterfaceError) as error:
                     if not connection.is_closed():
-                        raise _translated(error, sql) from error
+                        raise _translated(error, sql) from None
             if self._closed:
                 raise DatabaseUnavailable("the database is closed")
-            connection = await _connect(self._url)
+            connection = await _connect(self._url, read_only=self._read_only)
             return await _fetch(connection, sql, args, limit)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise _translated(error, sql) from error
+            raise _translated(error, sql) from None
         finally:
             if connection is not None and connection.is_closed():
                 connection = None
@@ -314,9 +316,11 @@ class _Writer:
         except DatabaseUnavailable as error:
             for job in live:
                 job.fail(type(error)(str(error)))
-        except Exception as error:  # every job must be answered
+        except Exception as error:  # noqa: BLE001 - every job must be answered
             if half:
-                log.warning("a batch failed and is run again in parts", exc_info=error)
+                log.warning(
+                    "a batch failed and is run again in parts", extra={"error": _reason(error)}
+                )
                 parts = [live[:half], live[half:]]
             else:
                 live[0].fail(_translated(error, "a job"))
@@ -334,16 +338,16 @@ class _Writer:
             attempts += 1
             try:
                 base = await self._attempt(plan)
-            except _DEADLOCK as error:
+            except _DEADLOCK:
                 if len(jobs) > 1:
                     raise
                 if attempts == DEADLOCK_ATTEMPTS:
-                    raise DatabaseUnavailable("the rows stay locked") from error
+                    raise DatabaseUnavailable("the rows stay locked") from None
             except (_ConnectionLost, *_UNAVAILABLE) as error:
                 # Nothing was committed, and a connection that was lost while idle is no
                 # reason to fail anybody.
                 if attempts > 1 or not isinstance(error, _ConnectionLost):
-                    raise DatabaseUnavailable(str(error)) from error
+                    raise DatabaseUnavailable(str(error) or _reason(error)) from None
         for job in jobs:
             job.error = None
             job.commit = Commit(tuple(range(base + 1, base + 1 + job.tx.position_count)))
@@ -382,7 +386,7 @@ class _Writer:
             connection.terminate()
             if is_committing and await self._find_whether_committed(transaction_id):
                 return base
-            raise _ConnectionLost(str(error)) from error
+            raise _ConnectionLost(_reason(error)) from None
         if status != "COMMIT":
             raise DatabaseUnavailable(f"COMMIT was answered with {status}")
         return base
@@ -403,7 +407,7 @@ class _Writer:
             except _UNAVAILABLE:
                 status = "in progress"
             except asyncpg.PostgresError as error:
-                raise CommitUnknown(f"no outcome of {transaction_id}: {error}") from error
+                raise CommitUnknown(f"no outcome: {_reason(error)}") from None
             if status != "in progress":
                 return bool(status == "committed")
             await asyncio.sleep(0.1)
@@ -462,7 +466,7 @@ def _numbered(sql: str) -> str:
     return _PLACEHOLDERS.sub(replacement, sql)
 
 
-async def _connect(url: str) -> Any:
+async def _connect(url: str, *, read_only: bool = False) -> Any:
     return await asyncpg.connect(
         url,
         timeout=CONNECT_SECONDS,
@@ -473,6 +477,7 @@ async def _connect(url: str) -> Any:
             "application_name": "yizhan",
             "jit": "off",  # it costs more than any of our short statements
             "synchronous_commit": "on",
+            "default_transaction_read_only": "on" if read_only else "off",
             "idle_in_transaction_session_timeout": f"{STATEMENT_SECONDS}s",
         },
     )
@@ -562,10 +567,20 @@ async def _roll_back(connection: Any) -> None:
 
 
 def _translated(error: BaseException, sql: str) -> Exception:
-    made: Exception
     if isinstance(error, _UNAVAILABLE):
-        made = DatabaseUnavailable(str(error) or type(error).__name__)
-    else:
-        made = StatementRefused(f"{error} in {sql}")
-    made.__cause__ = error
-    return made
+        return DatabaseUnavailable(_reason(error))
+    return StatementRefused(f"{_reason(error)} in {sql}")
+
+
+def _reason(error: BaseException) -> str:
+    """Describe an error without the values that the driver and the server quote in theirs.
+
+    They may be anything that people wrote, and this text reaches the log.
+    """
+    parts = [type(error).__name__]
+    if isinstance(error, asyncpg.PostgresError):
+        for name in ("sqlstate", "table_name", "column_name", "constraint_name"):
+            parts += filter(None, [getattr(error, name, None)])
+    elif isinstance(error, OSError):
+        parts += filter(None, [error.strerror])
+    return " ".join(parts)

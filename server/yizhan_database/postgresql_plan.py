@@ -32,10 +32,10 @@ LOOK_BACK: Final = 24
 
 _NAME = r"[a-z_]\w*"
 _TABLES = re.compile(
-    rf"\b(insert\s+into|delete\s+from|update|from|join|using)\s+"
+    rf"\b(insert\s+into|delete\s+from|update(?!\s+set\b)|from|join|using)\s+"
     rf"({_NAME}(?:\s+(?:as\s+)?{_NAME})?(?:\s*,\s*{_NAME}(?:\s+(?:as\s+)?{_NAME})?)*)"
 )
-_NOT_TABLES = frozenset({"set", "where", "as", "select", "values", "on", "default", "do"})
+_NOT_TABLES = frozenset({"set", "where", "as", "select", "values", "default"})
 _EXISTENCE = "!"
 """`room!` stands for which rows of `room` exist, as against what is in them."""
 
@@ -96,6 +96,8 @@ class Catalogue:
         reads: set[str] = set()
         writes: set[str] = set()
         text = sql.lower()
+        if '"' in text:
+            return None
         for verb, names in _TABLES.findall(text):
             tables = {name for name in re.findall(_NAME, names) if name not in _NOT_TABLES}
             reads |= tables
@@ -120,18 +122,17 @@ class Entry:
     """One run of a group's statement."""
 
     args: Sequence[Any]
-    first: int | None
-    """Where the job's positions begin, counted from 1; None when no `Pos` is among `args`."""
+    positions: range | None
+    """The job's positions, counted from 1 in this batch; None when no `Pos` is among `args`."""
     job: int
     guard: int
     """Of a guard: which of its job's guards it is."""
 
     def filled(self, base: int) -> Sequence[Any]:
         """Return the arguments, with positions counted on from `base`."""
-        if self.first is None:
+        if self.positions is None:
             return self.args
-        begin = base + self.first
-        return filled(self.args, range(begin, begin + len(self.args)))
+        return filled(self.args, range(base + self.positions.start, base + self.positions.stop))
 
 
 @dataclass(slots=True)
@@ -163,6 +164,7 @@ def plan_batch(jobs: Sequence[Job], catalogue: Catalogue, *, gather_guards: bool
     first = 1
     is_alone = len(jobs) == 1
     for number, job in enumerate(jobs):
+        positions = range(first, first + job.tx.position_count)
         guards = 0
         for kind, sql, args, has_pos in job.tx.operations:
             footprint = None if is_alone else catalogue.footprint(sql)
@@ -173,15 +175,15 @@ def plan_batch(jobs: Sequence[Job], catalogue: Catalogue, *, gather_guards: bool
             if group is None:
                 group = Group(sql, is_guard, footprint)
                 groups.append(group)
-            begin = first if has_pos else None
+            given = positions if has_pos else None
             if kind is Kind.MANY:
-                group.entries += [Entry(row, begin, number, 0) for row in args]
+                group.entries += [Entry(row, given, number, 0) for row in args]
             else:
-                group.entries.append(Entry(args, begin, number, guards))
+                group.entries.append(Entry(args, given, number, guards))
             guards += is_guard
-        first += job.tx.position_count
+        first = positions.stop
     for group in early:
-        if group.is_guard and len(group.entries) > 1:
+        if group.is_guard and all(_order(jobs[entry.job]) for entry in group.entries):
             # All processes lock the rows of lanes in one order, or they would deadlock.
             group.entries.sort(key=lambda entry: _order(jobs[entry.job]))
     return Plan(early, late, first - 1)

@@ -389,6 +389,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
 
 
 def _translated(error: apsw.Error, sql: str) -> Exception:
-    if isinstance(error, UNAVAILABLE):
+    # A read that would write is a bug, not a read-only disk.
+    if isinstance(error, UNAVAILABLE) and not isinstance(error, apsw.ReadOnlyError):
         return DatabaseUnavailable(str(error))
     return StatementRefused(f"{error} in {sql}")

@@ -34,8 +34,9 @@ class Lane:
     One Lane object is one generation (of a room, say). After a failure make a new one and
     rebuild what is still wanted; the failed one stays failed.
 
-    `order` is a number by which all processes lock the rows that guards change, so that they
-    do not deadlock: the room's nid, say. Lanes of different `order` must guard different rows.
+    `order`, unless 0, is a number by which all processes lock the rows that guards change, so
+    that they do not deadlock: the room's nid, say. Lanes of different `order` must guard
+    different rows.
     """
 
     order: int = 0
