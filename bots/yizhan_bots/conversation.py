@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from yizhan_database import Transaction
+if TYPE_CHECKING:
+    from yizhan_database import Transaction
 
 
 class Standing(Enum):

@@ -6,6 +6,7 @@ client's: the page travels over TLS, another way than the messages of the verifi
 
 from __future__ import annotations
 
+import asyncio
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -85,8 +86,9 @@ async def serve(pages: web.Application, host: str, port: int) -> web.AppRunner:
 
 
 async def serve_control(pages: web.Application, socket: Path) -> web.AppRunner:
-    """Serve pages on a Unix socket of ours; the lock on its folder makes an old one stale."""
-    socket.unlink(missing_ok=True)
+    """Serve pages on a Unix socket of ours."""
+    # Whoever owns the folder is the only one: a socket found here is a dead one's.
+    await asyncio.to_thread(socket.unlink, missing_ok=True)
     runner = web.AppRunner(pages, access_log=None)
     await runner.setup()
     await web.UnixSite(runner, str(socket)).start()

@@ -256,7 +256,9 @@ async def _get_account(settings: BotSettings, homeserver: Homeserver, folder: Fo
             homeserver.access_token = None
         else:
             return account
-    account = await sign_in(homeserver, settings.user_id, settings.password, settings.display_name)
+    account = await sign_in(
+        homeserver, settings.user_id, settings.password, settings.display_name, account
+    )
     folder.save_account(account)
     homeserver.access_token = account.access_token
     return account

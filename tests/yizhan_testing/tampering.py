@@ -1,0 +1,90 @@
+"""A homeserver that lies to one of its users: a relay before a real one that changes /sync.
+
+    async with TamperingRelay.open(homeserver.base_url) as liar:
+        liar.on_sync(lambda answer: ...)      # changes the answer in place
+        liar.forget("m.room.encrypted")       # or: holds back all to-device messages of a type
+
+Everything else passes unchanged, so that a test says only what the lie is.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+JsonObject = dict[str, Any]
+_HOP_BY_HOP = frozenset({"transfer-encoding", "content-encoding", "content-length", "connection"})
+
+
+class TamperingRelay:
+    """Listens on loopback at `base_url`."""
+
+    base_url: str
+
+    def __init__(self, upstream: str, session: aiohttp.ClientSession) -> None:
+        self._upstream = upstream
+        self._session = session
+        self._on_sync: list[Callable[[JsonObject], None]] = []
+        self._refused: Callable[[str, str], bool] = lambda _method, _path: False
+        self.requests: list[tuple[str, str]] = []
+        """(method, path) of everything that passed."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, upstream: str) -> AsyncIterator[Self]:
+        async with aiohttp.ClientSession(auto_decompress=True) as session:
+            relay = cls(upstream, session)
+            application = web.Application(client_max_size=100_000_000)
+            application.router.add_route("*", "/{path:.*}", relay._pass_on)
+            runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            relay.base_url = f"http://{host}:{port}"
+            yield relay
+            await runner.cleanup()
+
+    def on_sync(self, change: Callable[[JsonObject], None]) -> None:
+        """Have `change` alter every answer of /sync from now on."""
+        self._on_sync.append(change)
+
+    def refuse(self, wanted: Callable[[str, str], bool]) -> None:
+        """Answer 503 to requests (method, path) that are `wanted`, until told otherwise."""
+        self._refused = wanted
+
+    def be_honest(self) -> None:
+        """Change and refuse nothing any more."""
+        self._on_sync.clear()
+        self._refused = lambda _method, _path: False
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        self.requests.append((request.method, request.path))
+        if self._refused(request.method, request.path):
+            return web.json_response({"errcode": "M_UNKNOWN", "error": "away"}, status=503)
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in {"host"}}
+        url = URL(self._upstream + request.raw_path, encoded=True)
+        body = await request.read()
+        async with self._session.request(request.method, url, headers=headers, data=body) as answer:
+            content = await answer.read()
+            if request.path.endswith("/sync") and answer.status == 200:
+                changed = json.loads(content)
+                for change in list(self._on_sync):
+                    change(changed)
+                content = json.dumps(changed).encode()
+            kept = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
+            return web.Response(status=answer.status, body=content, headers=kept)
+
+
+def timeline_of(answer: JsonObject) -> Iterator[tuple[str, list[JsonObject]]]:
+    """(room id, timeline events) of each joined room of a /sync answer."""
+    for room_id, room in answer.get("rooms", {}).get("join", {}).items():
+        yield room_id, room.setdefault("timeline", {}).setdefault("events", [])
