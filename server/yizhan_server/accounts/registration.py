@@ -109,13 +109,20 @@ class Registration:
             raise user_in_use() from None
         return user_id, session
 
-    async def make_token(self, uses_allowed: int | None, lifetime_ms: int | None) -> str:
-        """Return a new registration token."""
+    async def make_token(
+        self,
+        uses_allowed: int | None,
+        lifetime_ms: int | None,
+        *,
+        also: Callable[[Transaction], None],
+    ) -> str:
+        """Return a new registration token; `also` records what else belongs into the commit."""
         now_ms = self._clock.now_ms()
         token = secrets.token_urlsafe(12)
         tx = Transaction()
         expires_ms = None if lifetime_ms is None else now_ms + lifetime_ms
         storage.insert_registration_token(tx, token, uses_allowed, expires_ms, now_ms)
+        also(tx)
         await self._db.commit(tx)
         return token
 

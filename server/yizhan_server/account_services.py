@@ -1,0 +1,153 @@
+"""The account services, wired: for `app`, which serves them, and for `yizhan user` without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from yizhan_config.secret_files import read_secret
+from yizhan_server.accounts.account_data import AccountData
+from yizhan_server.accounts.accounts import Accounts, AttemptLimit
+from yizhan_server.accounts.confirmation import Confirmations
+from yizhan_server.accounts.filters import Filters
+from yizhan_server.accounts.passwords import Passwords
+from yizhan_server.accounts.profiles import Profiles
+from yizhan_server.accounts.push_rules import PushRules
+from yizhan_server.accounts.pushers import Pushers
+from yizhan_server.accounts.registration import Registration, SharedSecretRegistration
+from yizhan_server.accounts.sessions import Sessions
+from yizhan_server.admin.administration import UserAdministration
+from yizhan_server.flows.deactivation import Deactivation, RoomLeaver
+from yizhan_server.flows.logout import DeviceForgetter, Logout
+from yizhan_server.flows.password_change import PasswordChange
+from yizhan_server.flows.profile_change import OwnMemberEvents, ProfileChange
+from yizhan_server.protocol.identifiers import parse_server_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yizhan_config.settings import Settings
+    from yizhan_database import Database
+    from yizhan_server.clock import Clock
+    from yizhan_server.storage.numbers import Numbers
+    from yizhan_server.streams import Stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonalServices:
+    """What can be built before there are rooms."""
+
+    accounts: Accounts
+    sessions: Sessions
+    passwords: Passwords
+    confirmations: Confirmations
+    registration: Registration
+    shared_secret_registration: SharedSecretRegistration
+    profiles: Profiles
+    account_data: AccountData
+    filters: Filters
+    push_rules: PushRules
+    pushers: Pushers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountFlows:
+    """What crosses aggregates."""
+
+    logout: Logout
+    password_change: PasswordChange
+    administration: UserAdministration
+
+
+class Rooms(OwnMemberEvents, RoomLeaver, Protocol):
+    """What rooms do for accounts."""
+
+
+def assemble_personal_services(
+    db: Database,
+    numbers: Numbers,
+    stream: Stream,
+    clock: Clock,
+    *,
+    settings: Settings,
+    limits: AttemptLimit,
+) -> PersonalServices:
+    """Build the services of one's own; `passwords.close` ends their threads."""
+    sessions = Sessions(db, numbers, clock, settings.sessions)
+    passwords = Passwords(settings.registration.minimum_password_length)
+    accounts = Accounts(
+        db,
+        clock,
+        server_name=parse_server_name(settings.server_name),
+        sessions=sessions,
+        passwords=passwords,
+        limits=limits,
+    )
+    profiles = Profiles(db)
+    secret_file = settings.registration.shared_secret_file
+    return PersonalServices(
+        accounts=accounts,
+        sessions=sessions,
+        passwords=passwords,
+        confirmations=Confirmations(
+            db, clock, accounts, settings.sessions.confirmation_lifetime_seconds
+        ),
+        registration=Registration(
+            db, clock, settings=settings.registration, accounts=accounts, sessions=sessions
+        ),
+        shared_secret_registration=SharedSecretRegistration(
+            db,
+            clock,
+            secret=read_secret(secret_file) if secret_file.exists() else None,
+            accounts=accounts,
+            sessions=sessions,
+            record_display_name=profiles.record_display_name,
+        ),
+        profiles=profiles,
+        account_data=AccountData(db, stream),
+        filters=Filters(db),
+        push_rules=PushRules(db, stream),
+        pushers=Pushers(db, stream, clock),
+    )
+
+
+def assemble_flows(
+    db: Database,
+    numbers: Numbers,
+    clock: Clock,
+    personal: PersonalServices,
+    *,
+    forgetters: Sequence[DeviceForgetter],
+) -> AccountFlows:
+    """Build the flows; `forgetters` are those of other families, such as end-to-end keys."""
+    logout = Logout(db, personal.sessions, [*forgetters, personal.pushers.record_end_of_devices])
+    password_change = PasswordChange(db, personal.accounts, logout)
+    return AccountFlows(
+        logout=logout,
+        password_change=password_change,
+        administration=UserAdministration(
+            db,
+            numbers,
+            clock,
+            accounts=personal.accounts,
+            profiles=personal.profiles,
+            password_change=password_change,
+            registration=personal.registration,
+        ),
+    )
+
+
+def assemble_room_flows(
+    db: Database, personal: PersonalServices, flows: AccountFlows, rooms: Rooms
+) -> tuple[ProfileChange, Deactivation]:
+    """Build the flows that rooms take part in."""
+    return (
+        ProfileChange(personal.profiles, rooms),
+        Deactivation(
+            db,
+            accounts=personal.accounts,
+            profiles=personal.profiles,
+            logout=flows.logout,
+            rooms=rooms,
+        ),
+    )
