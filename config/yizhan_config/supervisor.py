@@ -10,7 +10,6 @@ import asyncio
 import codecs
 import contextlib
 import ctypes
-import http.client
 import logging
 import os
 import signal
@@ -20,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from yizhan_config.errors import EXIT_STATUS
+from yizhan_config.health import is_healthy
 from yizhan_config.language import say
 
 _LOG_BYTES = 10_000_000
@@ -117,7 +116,7 @@ class Supervisor:
         """Wait until `program` answers; False after `within` seconds or when all is to stop."""
         deadline = time.monotonic() + within
         while not self.stopping and time.monotonic() < deadline:
-            if await asyncio.to_thread(_answers, program.health_url):
+            if await asyncio.to_thread(is_healthy, program.health_url):
                 return True
             await asyncio.sleep(_HEALTH_PAUSE_SECONDS)
         return False
@@ -198,18 +197,6 @@ async def _keep_output(stream: asyncio.StreamReader, path: Path) -> str:
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""
-
-
-def _answers(url: str) -> bool:
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=5)
-    try:
-        connection.request("GET", parts.path)
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _die_with(parent: int) -> None:

@@ -38,9 +38,11 @@ def serve(address, answers):
     server.serve_forever()
 
 words = sys.argv[1:]
-assert words[0] == "--config" and words[2] == "--data", words
-settings = load(Path(words[1]), Path(words[3]))
-words = words[4:]
+files = {{"--config": None, "--data": None}}
+while words and words[0] in files:
+    name, value, *words = words
+    files[name] = Path(value)
+settings = load(*files.values())
 refusal = settings.data / "{name}.refusal"
 if refusal.exists():
     print("log line\\n" + refusal.read_text(), file=sys.stderr)
