@@ -267,7 +267,7 @@ def _refusal(error: MatrixError, name: str) -> Refusal:
                 f"'{name}' cannot be a user name: only a-z, 0-9 and . _ = - / + are allowed.",
             )
         case "M_WEAK_PASSWORD":
-            return Refusal(f"密码不合要求：{error.message}。", f"{error.message}.")
+            return Refusal("密码太短、太长，或与用户名相同。", f"{error.message}.")
         case "M_NOT_FOUND":
             return _unknown(name)
         case _:
