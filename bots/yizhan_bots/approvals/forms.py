@@ -114,7 +114,7 @@ START = Field(
 DAYS = Field(
     "days",
     Kind.DAYS,
-    Sentence("天数", "Days"),
+    Sentence("天数", "Length"),
     Sentence("一共几天？例：3、1.5、半天。", "How many days? For example: 3, 1.5, half a day."),
     ("天", "时长", "duration"),
 )

@@ -56,7 +56,7 @@ async def answer_question(call: Call, filling: Filling) -> bool:
     Free text takes everything. Elsewhere False leaves it to the caller to find a command, and
     then to say `why_not`.
     """
-    keys = _keys(FORMS[filling.form])
+    keys = form_keys(FORMS[filling.form])
     if parse_assignments(call.text, keys).values:
         problem = await _take_assignments(call, filling, call.text)
         if problem is not None:
@@ -81,7 +81,8 @@ async def why_not(call: Call, filling: Filling) -> str:
     raise AssertionError("the answer was understood after all")
 
 
-def _keys(form: Form) -> dict[str, str]:
+def form_keys(form: Form) -> dict[str, str]:
+    """Return what may stand before `=` in a line that fills in the form, and the field meant."""
     keys = {key: field.name for field in form.fields for key in field.keys}
     return keys | {fold(key): APPROVER for key in APPROVER_KEYS}
 
@@ -89,7 +90,7 @@ def _keys(form: Form) -> dict[str, str]:
 async def _take_assignments(call: Call, filling: Filling, line: str) -> str | None:
     """Take all `key=value` of the line; return the first problem, keeping what was right."""
     form = FORMS[filling.form]
-    given = parse_assignments(line, _keys(form))
+    given = parse_assignments(line, form_keys(form))
     problem: str | None = None
     if given.stray:
         labels = [call.say(field.label) for field in form.fields]

@@ -27,12 +27,12 @@ _VERDICTS |= dict.fromkeys(
     ("不同意", "驳回", "拒绝", "reject", "rejected", "no", "n"), Verdict.REJECT
 )
 
-_VERDICT = (
-    r"(?P<verdict>(?:[12](?=[\s.、:,])|(?:approved?|ok|yes|y|rejected?|no|n)(?=[\s:,])"
-    r"|不同意|驳回|拒绝|同意|批准))[\s.、:,]*"
-)
+# Longest first, or 不同意 would never be found; Latin words need a gap, Chinese ones do not.
+_LATIN = "|".join(sorted((w for w in _VERDICTS if w.isascii()), key=len, reverse=True))
+_CHINESE = "|".join(sorted((w for w in _VERDICTS if not w.isascii()), key=len, reverse=True))
+_VERDICT = rf"(?P<verdict>(?:{_LATIN})(?=[\s.、:,])|{_CHINESE})[\s.、:,]*"
 _CODE = r"(?P<code>[0-9a-tv-z]{4} ?[-_–—]? ?[0-9a-tv-z]{2})(?![0-9a-z])"
-_DECISION = re.compile(_VERDICT + _CODE + r"(?P<rest>.*)", re.DOTALL)
+_DECISION = re.compile(_VERDICT + _CODE + r"(?P<rest>(?:[\s:,;；。.!].*)?)", re.DOTALL)
 _NEARLY = re.compile(_VERDICT + r"(?P<code>[0-9a-z][0-9a-z_–—-]{2,9})\s*", re.DOTALL)
 _OPINION = re.compile(r"\s*[:,;；。\n]\s*(?P<opinion>.*)", re.DOTALL)
 _MXID = re.compile(r"@[0-9a-z._=/+-]+:[0-9a-z.:\[\]-]+", re.IGNORECASE)

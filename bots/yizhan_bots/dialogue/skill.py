@@ -38,11 +38,12 @@ from .call import Call, Surroundings
 from .commands import CHANGING, COMMANDS, Command, Verb, command_numbered, match_command
 from .commands import nearest_commands as nearest
 from .deciding import decide
-from .filling import answer_question, start_form, why_not
+from .filling import answer_question, form_keys, start_form, why_not
 from .grammar import (
     Decision,
     is_bare_verdict,
     is_nearly_decision,
+    parse_assignments,
     parse_decision,
     parse_number,
     parse_poll_answer,
@@ -307,7 +308,8 @@ class Dialogue:
 
     async def _run(self, call: Call, command: Command, rest: str) -> None:
         if command.verb is not Verb.CANCEL:
-            if isinstance(call.person.memory.question, Filling) and call.incoming.direct:
+            dropped = isinstance(call.person.memory.question, Filling) and call.incoming.direct
+            if dropped and command.verb is not Verb.FORM:
                 call.reply(call.say(wording.CANCELLED))
             call.person.memory.question = None
         match command.verb:
@@ -347,8 +349,16 @@ class Dialogue:
 
 
 def _is_leaving(command: tuple[Command, str] | None) -> bool:
-    """Say whether the message is a way out of any question, free text included."""
-    return command is not None and command[0].verb in {Verb.CANCEL, Verb.HELP} and not command[1]
+    """Say whether the message leaves any question, even one that free text answers.
+
+    That is a way out, or a form with answers of its own.
+    """
+    if command is None:
+        return False
+    form = command[0].form
+    if form is not None:
+        return bool(parse_assignments(command[1], form_keys(form)).values)
+    return command[0].verb in {Verb.CANCEL, Verb.HELP} and not command[1]
 
 
 async def _answer(call: Call, question: Question) -> bool:
