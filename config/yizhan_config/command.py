@@ -14,7 +14,7 @@ from yizhan_config.programs import check_data_folder, command_line, find_files
 from yizhan_config.settings import BOT_LOCALPART, FILE_NAME, PushGateway, load
 from yizhan_config.up import tell, up
 
-_USAGE_STATUS = 2
+_USAGE_STATUS = 64  # EX_USAGE of sysexits.h
 _INTERRUPTED_STATUS = 130  # as shells report SIGINT
 
 _DATA = Option("data", "数据目录", "the data folder", "DIR")
@@ -203,8 +203,8 @@ yizhan init    建立正式安装：配置、密钥和机密文件
 {describe(_INIT)}
 
 yizhan serve   只运行聊天服务器            --data DIR | --config FILE
-yizhan user    账号：add、import、list、password、lock、unlock、admin
-yizhan bots    机器人：run、trust
+yizhan user    账号：add、import、list、password、lock、unlock、admin、token、log
+yizhan bots    机器人：run、trust、fingerprint
 
 各命令加 --help 可看到详细用法；语言随 LANG 环境变量。""",
         f"""Yizhan: secure chat for government and other institutions.
@@ -216,8 +216,8 @@ yizhan init    make a real installation: configuration, keys and secrets
 {describe(_INIT)}
 
 yizhan serve   run the homeserver only     --data DIR | --config FILE
-yizhan user    accounts: add, import, list, password, lock, unlock, admin
-yizhan bots    the bot: run, trust
+yizhan user    accounts: add, import, list, password, lock, unlock, admin, token, log
+yizhan bots    the bot: run, trust, fingerprint
 
 A command with --help tells more; the language follows LANG.""",
     )
