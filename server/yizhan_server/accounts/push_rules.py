@@ -46,6 +46,11 @@ class PushRules:
         self._compiled: OrderedDict[UserID, CompiledRules] = OrderedDict()
         self._generation = 0
 
+    @property
+    def generation(self) -> int:
+        """Raised whenever anybody's rules change."""
+        return self._generation
+
     # region reading
 
     async def get(self, user_id: UserID) -> Ruleset:

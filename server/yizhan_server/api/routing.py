@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -29,13 +29,13 @@ import orjson
 from aiohttp import web
 from yizhan_database import DatabaseUnavailable
 
+from yizhan_server.accounts.requester import Requester
+from yizhan_server.api.limits import RateLimits
+from yizhan_server.api.services import Services
 from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.identifiers import InvalidIdentifier
-
-if TYPE_CHECKING:
-    from yizhan_server.accounts.requester import Requester
-    from yizhan_server.api.limits import RateLimits
-    from yizhan_server.api.services import Services
+from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, VisibleEvent
+from yizhan_server.rooms.rendering import Reader
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +143,28 @@ class Call(Generic[Body]):
                 400, "M_INVALID_PARAM", f"'{name}' must be one of {', '.join(choices)}"
             )
         return value
+
+    async def joined_room(self) -> JoinedRoom:
+        """Return proof that the requester is joined to the path's room, or answer 403."""
+        return await self.services.access.access_joined_room(
+            self.requester.user_id, self.path["room_id"]
+        )
+
+    async def readable_room(self, *, peek: bool = True) -> ReadableRoom:
+        """Return proof that the requester may read the path's room, or answer 403."""
+        return await self.services.access.access_readable_room(
+            self.requester.user_id, self.path["room_id"], peek=peek
+        )
+
+    async def visible_event(self) -> VisibleEvent:
+        """Return the path's event, if the requester may see it, or answer 404."""
+        return await self.services.access.access_event(
+            self.requester.user_id, self.path["room_id"], self.path["event_id"]
+        )
+
+    def reader_of(self, readable: ReadableRoom) -> Reader:
+        """Return the requester's device as the reader of a room."""
+        return Reader(readable, self.requester.device_id)
 
 
 Answer = JsonObject | bytes | Reply

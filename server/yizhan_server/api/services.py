@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from yizhan_database import Database
     from yizhan_server.accounts.account_data import AccountData
     from yizhan_server.accounts.accounts import Accounts
     from yizhan_server.accounts.confirmation import Confirmations
@@ -17,16 +18,35 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.registration import Registration, SharedSecretRegistration
     from yizhan_server.accounts.sessions import Sessions
     from yizhan_server.api.discovery import Discovery, Turn
+    from yizhan_server.e2ee.device_lists import DeviceLists
+    from yizhan_server.e2ee.keys import Keys
+    from yizhan_server.e2ee.to_device import ToDevice
+    from yizhan_server.ephemeral.presence import Presence
+    from yizhan_server.ephemeral.receipts import Receipts
+    from yizhan_server.ephemeral.typing import Typing
     from yizhan_server.flows.deactivation import Deactivation
     from yizhan_server.flows.logout import Logout
     from yizhan_server.flows.password_change import PasswordChange
     from yizhan_server.flows.profile_change import ProfileChange
+    from yizhan_server.protocol.identifiers import ServerName
+    from yizhan_server.rooms.access import RoomAccess
+    from yizhan_server.rooms.aliases import Aliases
+    from yizhan_server.rooms.creation import RoomCreation
+    from yizhan_server.rooms.members import Members
+    from yizhan_server.rooms.reading import RoomReading
+    from yizhan_server.rooms.registry import Rooms
+    from yizhan_server.rooms.relations import Relations
+    from yizhan_server.rooms.rendering import EventRenderer
+    from yizhan_server.rooms.writer import EventWriter
+    from yizhan_server.sync.sync import Sync
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """One field per service; a handler takes what it needs from here."""
 
+    db: Database
+    server_name: ServerName
     discovery: Discovery
     turn: Turn
     accounts: Accounts
@@ -44,3 +64,19 @@ class Services:
     password_change: PasswordChange
     profile_change: ProfileChange
     deactivation: Deactivation
+    rooms: Rooms
+    access: RoomAccess
+    writer: EventWriter
+    members: Members
+    creation: RoomCreation
+    aliases: Aliases
+    room_reading: RoomReading
+    renderer: EventRenderer
+    relations: Relations
+    typing: Typing
+    presence: Presence
+    receipts: Receipts
+    to_device: ToDevice
+    device_lists: DeviceLists
+    e2ee_keys: Keys
+    sync: Sync

@@ -141,3 +141,9 @@ CREATE INDEX room_alias_by_room ON room_alias (room);
 CREATE TABLE room_published (
     room INTEGER PRIMARY KEY
 );
+
+-- The installation that this database belongs to; a start under another name is refused.
+CREATE TABLE installation (
+    one INTEGER PRIMARY KEY,
+    server_name TEXT NOT NULL
+);

@@ -1,0 +1,51 @@
+"""`python -m yizhan_server [--config FILE] [--data DIR] serve | user ...`."""
+
+import sys
+from pathlib import Path
+
+from yizhan_config import logs
+from yizhan_config.errors import EXIT_STATUS, ConfigurationError
+from yizhan_config.options import UsageError, take
+from yizhan_config.settings import load
+from yizhan_database import DatabaseUnavailable, OpeningRefused
+
+
+def main() -> int:
+    """Run what the first word names; returns the exit status."""
+    try:
+        typed = take(sys.argv[1:], ["config", "data"])
+    except UsageError as error:
+        print(error, file=sys.stderr)  # noqa: T201 (read by whoever typed it)
+        return EXIT_STATUS
+    if typed.words[:1] == ["user"]:
+        # Imported only where needed: the commands of an administrator are not part of serving.
+        from yizhan_server import user_command  # noqa: PLC0415
+
+        files = [
+            word
+            for name in ("config", "data")
+            if (value := typed.find(name)) is not None
+            for word in (f"--{name}", value)
+        ]
+        return user_command.main([*files, *typed.words[1:]])
+    if typed.words != ["serve"]:
+        print(__doc__, file=sys.stderr)  # noqa: T201
+        return EXIT_STATUS
+    config, data = typed.find("config"), typed.find("data")
+    from yizhan_server.app import OtherInstallation  # noqa: PLC0415
+    from yizhan_server.serving import run  # noqa: PLC0415
+
+    try:
+        settings = load(
+            None if config is None else Path(config), None if data is None else Path(data)
+        )
+        logs.configure(settings.logging)
+        run(settings)
+    except (ConfigurationError, OpeningRefused, OtherInstallation, DatabaseUnavailable) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return EXIT_STATUS
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

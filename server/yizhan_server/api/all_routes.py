@@ -1,0 +1,37 @@
+"""Every endpoint: one list of the modules that declare them."""
+
+from __future__ import annotations
+
+from yizhan_server.api import (
+    account,
+    account_data,
+    devices,
+    discovery,
+    ephemeral,
+    events,
+    login,
+    profiles,
+    push_rules,
+    registration,
+    relations,
+    rooms,
+    sync,
+)
+
+ROUTES = (
+    account.routes,
+    account_data.routes,
+    devices.routes,
+    discovery.routes,
+    discovery.well_known_routes,
+    ephemeral.routes,
+    events.routes,
+    login.routes,
+    profiles.routes,
+    push_rules.routes,
+    registration.routes,
+    registration.admin_routes,
+    relations.routes,
+    rooms.routes,
+    sync.routes,
+)

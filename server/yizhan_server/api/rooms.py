@@ -1,0 +1,248 @@
+"""Rooms: creating them, their members, their aliases.
+
+Spec: client-server API, "Creation", "Room aliases", "Room membership", "Listing rooms".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
+from yizhan_server.protocol.errors import InvalidParam
+from yizhan_server.protocol.identifiers import UserID, parse_user_id
+from yizhan_server.rooms.creation import NewRoom
+
+routes = Routes()
+
+
+class StateEventBody(msgspec.Struct):
+    """One event of `initial_state`."""
+
+    type: str
+    content: dict[str, Any]
+    state_key: str = ""
+
+
+class CreateRoomBody(msgspec.Struct):
+    """POST /createRoom."""
+
+    visibility: str = "private"
+    room_alias_name: str | None = None
+    name: str | None = None
+    topic: str | None = None
+    invite: list[str] = []
+    invite_3pid: list[dict[str, Any]] = []
+    room_version: str | None = None
+    creation_content: dict[str, Any] = {}
+    initial_state: list[StateEventBody] = []
+    preset: str | None = None
+    is_direct: bool = False
+    power_level_content_override: dict[str, Any] = {}
+
+
+class MemberBody(msgspec.Struct):
+    """The body of every action on somebody's membership."""
+
+    user_id: str | None = None
+    reason: str | None = None
+
+
+class JoinBody(msgspec.Struct):
+    """POST /join. Other keys are no longer allowed into the member event."""
+
+    reason: str | None = None
+    third_party_signed: dict[str, Any] | None = None
+
+
+class AliasBody(msgspec.Struct):
+    """PUT /directory/room/{alias}."""
+
+    room_id: str
+
+
+class VisibilityBody(msgspec.Struct):
+    """PUT /directory/list/room/{roomId}."""
+
+    visibility: str = "public"
+
+
+@routes.post("/v3/createRoom", body=CreateRoomBody, limit="joins")
+async def create_room(call: Call[CreateRoomBody]) -> JsonObject:
+    """Make a room."""
+    body = call.body
+    if body.visibility not in ("public", "private"):
+        raise InvalidParam("'visibility' must be public or private")
+    if body.invite_3pid:
+        raise InvalidParam("Inviting by e-mail address or telephone number is not possible here")
+    public = body.visibility == "public"
+    room = await call.services.creation.create(
+        call.requester.user_id,
+        NewRoom(
+            preset=body.preset or ("public_chat" if public else "private_chat"),
+            public=public,
+            version=body.room_version,
+            creation_content=body.creation_content,
+            power_levels=body.power_level_content_override,
+            initial_state=[(e.type, e.state_key, e.content) for e in body.initial_state],
+            name=body.name,
+            topic=body.topic,
+            alias_localpart=body.room_alias_name,
+            invite=[parse_user_id(user) for user in body.invite],
+            is_direct=body.is_direct,
+        ),
+    )
+    return {"room_id": room.room_id}
+
+
+@routes.post("/v3/join/{room}", body=JoinBody, limit="joins")
+async def join_by_id_or_alias(call: Call[JoinBody]) -> JsonObject:
+    """Join a room by id or alias."""
+    room_id = await _room_id(call, call.path["room"])
+    room = await call.services.members.join(call.requester.user_id, room_id, call.body.reason, {})
+    return {"room_id": room.room_id}
+
+
+@routes.post("/v3/rooms/{room_id}/join", body=JoinBody, limit="joins")
+async def join_by_id(call: Call[JoinBody]) -> JsonObject:
+    """Join a room by id."""
+    room = await call.services.members.join(
+        call.requester.user_id, call.path["room_id"], call.body.reason, {}
+    )
+    return {"room_id": room.room_id}
+
+
+@routes.post("/v3/knock/{room}", body=JoinBody, limit="joins")
+async def knock(call: Call[JoinBody]) -> JsonObject:
+    """Ask to be invited."""
+    room_id = await _room_id(call, call.path["room"])
+    room = await call.services.members.knock(call.requester.user_id, room_id, call.body.reason)
+    return {"room_id": room.room_id}
+
+
+@routes.post("/v3/rooms/{room_id}/invite", body=MemberBody, limit="invites")
+async def invite(call: Call[MemberBody]) -> JsonObject:
+    """Invite a user."""
+    target = _target(call)
+    joined = await call.joined_room()
+    await call.services.members.invite(
+        joined.room, joined.user_id, target, reason=call.body.reason
+    )
+    return {}
+
+
+@routes.post("/v3/rooms/{room_id}/leave", body=MemberBody)
+async def leave(call: Call[MemberBody]) -> JsonObject:
+    """Leave a room or decline an invitation."""
+    await call.services.members.leave(
+        call.requester.user_id, call.path["room_id"], call.body.reason
+    )
+    return {}
+
+
+@routes.post("/v3/rooms/{room_id}/forget", body=dict)
+async def forget(call: Call[JsonObject]) -> JsonObject:
+    """Forget a room that was left."""
+    await call.services.members.forget(call.requester.user_id, call.path["room_id"])
+    return {}
+
+
+@routes.post("/v3/rooms/{room_id}/kick", body=MemberBody)
+async def kick(call: Call[MemberBody]) -> JsonObject:
+    """Remove a member."""
+    target = _target(call)
+    joined = await call.joined_room()
+    await call.services.members.kick(joined.room, joined.user_id, target, call.body.reason)
+    return {}
+
+
+@routes.post("/v3/rooms/{room_id}/ban", body=MemberBody)
+async def ban(call: Call[MemberBody]) -> JsonObject:
+    """Ban a user."""
+    target = _target(call)
+    joined = await call.joined_room()
+    await call.services.members.ban(joined.room, joined.user_id, target, call.body.reason)
+    return {}
+
+
+@routes.post("/v3/rooms/{room_id}/unban", body=MemberBody)
+async def unban(call: Call[MemberBody]) -> JsonObject:
+    """Lift a ban."""
+    target = _target(call)
+    joined = await call.joined_room()
+    await call.services.members.unban(joined.room, joined.user_id, target, call.body.reason)
+    return {}
+
+
+@routes.get("/v3/joined_rooms")
+async def joined_rooms(call: Call[None]) -> JsonObject:
+    """List the rooms that the requester is joined to."""
+    return {"joined_rooms": await call.services.room_reading.joined_rooms(call.requester.user_id)}
+
+
+@routes.put("/v3/directory/room/{alias}", body=AliasBody)
+async def add_alias(call: Call[AliasBody]) -> JsonObject:
+    """Give a room an alias."""
+    joined = await call.services.access.access_joined_room(
+        call.requester.user_id, call.body.room_id
+    )
+    await call.services.aliases.add(call.path["alias"], joined.room, joined.user_id)
+    return {}
+
+
+@routes.get("/v3/directory/room/{alias}", auth=Auth.NONE)
+async def resolve_alias(call: Call[None]) -> JsonObject:
+    """Find the room of an alias."""
+    room_id = await call.services.aliases.resolve(call.path["alias"])
+    return {"room_id": room_id, "servers": [call.services.server_name]}
+
+
+@routes.delete("/v3/directory/room/{alias}")
+async def remove_alias(call: Call[None]) -> JsonObject:
+    """Take an alias away."""
+    requester = call.requester
+    await call.services.aliases.remove(
+        call.path["alias"], requester.user_id, is_admin=requester.is_admin
+    )
+    return {}
+
+
+@routes.get("/v3/rooms/{room_id}/aliases")
+async def aliases_of_room(call: Call[None]) -> JsonObject:
+    """List a room's aliases on this server."""
+    readable = await call.readable_room()
+    return {"aliases": await call.services.aliases.of_room(readable.room)}
+
+
+@routes.get("/v3/directory/list/room/{room_id}", auth=Auth.NONE)
+async def room_visibility(call: Call[None]) -> JsonObject:
+    """Tell whether the directory lists a room."""
+    room = await call.services.rooms.get(call.path["room_id"])
+    published = await call.services.aliases.is_published(room)
+    return {"visibility": "public" if published else "private"}
+
+
+@routes.put("/v3/directory/list/room/{room_id}", body=VisibilityBody)
+async def set_room_visibility(call: Call[VisibilityBody]) -> JsonObject:
+    """List a room in the directory, or not."""
+    if call.body.visibility not in ("public", "private"):
+        raise InvalidParam("'visibility' must be public or private")
+    room = await call.services.rooms.get(call.path["room_id"])
+    await call.services.aliases.set_published(
+        room,
+        call.requester.user_id,
+        published=call.body.visibility == "public",
+        is_admin=call.requester.is_admin,
+    )
+    return {}
+
+
+async def _room_id(call: Call[Any], room: str) -> str:
+    return await call.services.aliases.resolve(room) if room.startswith("#") else room
+
+
+def _target(call: Call[MemberBody]) -> UserID:
+    if call.body.user_id is None:
+        raise InvalidParam("'user_id' is missing")
+    return parse_user_id(call.body.user_id)

@@ -1,0 +1,196 @@
+"""The composition root: builds each service once and hands it its collaborators.
+
+No container and no service locator: what a service needs are its constructor's arguments, and this
+file is where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from yizhan_config.secret_files import read_secret
+from yizhan_config.settings import RateLimits as RateLimitSettings
+from yizhan_config.settings import Settings
+from yizhan_database import Database, Transaction
+
+from yizhan_server.account_services import (
+    AccountFlows,
+    assemble_flows,
+    assemble_personal_services,
+    assemble_room_flows,
+)
+from yizhan_server.accounts.member_profiles import MemberProfiles
+from yizhan_server.api.all_routes import ROUTES
+from yizhan_server.api.discovery import Turn, make_discovery
+from yizhan_server.api.limits import Rate, RateLimits
+from yizhan_server.api.routing import Router, Wrapper
+from yizhan_server.api.services import Services
+from yizhan_server.clock import Clock
+from yizhan_server.e2ee.device_lists import DeviceLists
+from yizhan_server.e2ee.keys import Keys
+from yizhan_server.e2ee.to_device import ToDevice
+from yizhan_server.ephemeral.counter import EphemeralCounter
+from yizhan_server.ephemeral.presence import Presence
+from yizhan_server.ephemeral.receipts import Receipts
+from yizhan_server.ephemeral.typing import Typing
+from yizhan_server.ephemeral.unread import UnreadCounts
+from yizhan_server.protocol.identifiers import parse_server_name
+from yizhan_server.protocol.signing import SigningKey
+from yizhan_server.rooms.access import RoomAccess
+from yizhan_server.rooms.aliases import Aliases
+from yizhan_server.rooms.creation import RoomCreation
+from yizhan_server.rooms.members import Members
+from yizhan_server.rooms.push_evaluation import PushEvaluation
+from yizhan_server.rooms.reading import RoomReading
+from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.relations import Relations
+from yizhan_server.rooms.rendering import EventRenderer
+from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.rooms.writer import EventWriter
+from yizhan_server.storage import installation
+from yizhan_server.storage.numbers import Numbers
+from yizhan_server.streams import Stream
+from yizhan_server.sync.account_data import AccountDataChanges
+from yizhan_server.sync.rooms import RoomSections
+from yizhan_server.sync.sync import Sync
+
+MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
+
+KINDS = ("messages", "login", "registration", "joins", "invites", "media")
+"""Kinds of calls that are limited; each is a section of the settings."""
+
+
+class OtherInstallation(Exception):
+    """The database belongs to a server of another name. The message is for the administrator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Homeserver:
+    """The running parts that the program and its tests hold on to."""
+
+    wrapper: Wrapper
+    services: Services
+    stream: Stream
+    flows: AccountFlows
+
+
+async def check_server_name(db: Database, server_name: str) -> None:
+    """Bind a new database to the name; refuse one that belongs to another.
+
+    Every event and every signature carries the name: under another one none of them is valid.
+    """
+    known = await installation.find_server_name(db)
+    if known is None:
+        tx = Transaction()
+        installation.set_server_name(tx, server_name)
+        await db.commit(tx)
+    elif known != server_name:
+        raise OtherInstallation(
+            f"这个数据库属于服务器 {known}，不能以 {server_name} 启动；"
+            f'请把 server_name 改回 "{known}"，或换一个数据目录。\n'
+            f"This database belongs to the server {known} and cannot be started as {server_name}; "
+            f'set server_name back to "{known}", or use another data folder.'
+        )
+
+
+def make_limits(settings: RateLimitSettings, clock: Clock) -> RateLimits:
+    """Return the configured limits; none when they are switched off."""
+    rates: dict[str, Rate] = {}
+    if settings.enabled:
+        rates = {kind: getattr(settings, kind) for kind in KINDS}
+    return RateLimits(rates, clock, settings.exempt_users)
+
+
+@asynccontextmanager
+async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIterator[Homeserver]:
+    """Build the homeserver over an open database; what runs in the background ends with it."""
+    await check_server_name(db, settings.server_name)
+    server_name = parse_server_name(settings.server_name)
+    signing_key = SigningKey.parse(read_secret(settings.signing_key_file))
+    stream = Stream(db.epoch, db.position)
+    numbers = Numbers(db)
+    limits = make_limits(settings.rate_limits, clock)
+    personal = assemble_personal_services(
+        db, numbers, stream, clock, settings=settings, limits=limits
+    )
+    keys = StateKeys(db, numbers)
+    rooms = Rooms(db, keys, server_name)
+    push_evaluation = PushEvaluation(personal.push_rules, server_name)
+    writer = EventWriter(
+        db, stream, clock, rooms, keys, numbers, push_evaluation, server_name, signing_key
+    )
+    profiles = MemberProfiles(personal.accounts, personal.profiles)
+    members = Members(db, stream, rooms, writer, profiles, server_name)
+    to_device = ToDevice(db, stream)
+    device_lists = DeviceLists(db, stream)
+    e2ee_keys = Keys(db, stream, server_name)
+    flows = assemble_flows(db, numbers, clock, personal, forgetters=[])
+    profile_change, deactivation = assemble_room_flows(db, personal, flows, members)
+    access = RoomAccess(db, rooms, keys)
+    aliases = Aliases(db, rooms, server_name)
+    relations = Relations(db, access)
+    renderer = EventRenderer(db, clock, access, relations)
+    counter = EphemeralCounter()
+    receipts = Receipts(db, stream, clock)
+    typing = Typing(stream, counter)
+    presence = Presence(stream, counter, clock, enabled=settings.presence.enabled)
+    sections = RoomSections(db, keys, access, renderer, receipts, UnreadCounts(db))
+    turn_secret = settings.turn.shared_secret_file
+    services = Services(
+        db=db,
+        server_name=server_name,
+        discovery=make_discovery(settings),
+        turn=Turn(
+            clock,
+            settings.turn.uris,
+            None if turn_secret is None else read_secret(turn_secret),
+            settings.turn.user_lifetime_seconds,
+        ),
+        accounts=personal.accounts,
+        sessions=personal.sessions,
+        passwords=personal.passwords,
+        confirmations=personal.confirmations,
+        registration=personal.registration,
+        shared_secret_registration=personal.shared_secret_registration,
+        profiles=personal.profiles,
+        account_data=personal.account_data,
+        filters=personal.filters,
+        push_rules=personal.push_rules,
+        pushers=personal.pushers,
+        logout=flows.logout,
+        password_change=flows.password_change,
+        profile_change=profile_change,
+        deactivation=deactivation,
+        rooms=rooms,
+        access=access,
+        writer=writer,
+        members=members,
+        creation=RoomCreation(
+            writer, members, profiles, aliases,
+            settings.rooms.default_version, settings.rooms.encrypt_by_default,
+        ),
+        aliases=aliases,
+        room_reading=RoomReading(db, rooms, keys, access, aliases),
+        renderer=renderer,
+        relations=relations,
+        typing=typing,
+        presence=presence,
+        receipts=receipts,
+        to_device=to_device,
+        device_lists=device_lists,
+        e2ee_keys=e2ee_keys,
+        sync=Sync(
+            db, stream, rooms, keys, access, sections,
+            AccountDataChanges(db, personal.push_rules), receipts, counter, typing, presence,
+            to_device, device_lists, e2ee_keys,
+        ),
+    )  # fmt: skip
+    wrapper = Wrapper(Router(list(ROUTES)), services, limits, personal.sessions.authenticate)
+    try:
+        yield Homeserver(wrapper, services, stream, flows)
+    finally:
+        stream.close()
+        personal.passwords.close()

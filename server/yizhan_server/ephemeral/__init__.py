@@ -1,0 +1,1 @@
+"""What passes: typing and presence (memory only), receipts, and the unread counts made of them."""

@@ -1,0 +1,106 @@
+"""Who is online, in memory. Off by a setting: then nobody ever is.
+
+A user is online while a client syncs, unavailable when the client says so, and offline a while after
+the last sync. What the user set by hand holds until the next change.
+
+Spec: client-server API, "Presence".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from yizhan_server.clock import Clock
+from yizhan_server.ephemeral.counter import EphemeralCounter
+from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.streams import Stream
+
+STATES = ("online", "unavailable", "offline")
+OFFLINE_AFTER_S = 60
+CURRENTLY_ACTIVE_MS = 60_000
+"""Somebody who was seen within this time counts as active now."""
+
+
+@dataclass(slots=True)
+class _Presence:
+    state: str
+    status: str | None
+    last_active_ms: int
+    changed: int
+    timer: asyncio.TimerHandle | None = None
+
+
+class Presence:
+    """Remembers the presence of the users of this server."""
+
+    def __init__(
+        self, stream: Stream, counter: EphemeralCounter, clock: Clock, *, enabled: bool
+    ) -> None:
+        self._stream = stream
+        self._counter = counter
+        self._clock = clock
+        self._enabled = enabled
+        self._users: dict[UserID, _Presence] = {}
+
+    def seen(self, user_id: UserID, set_presence: str) -> None:
+        """A client of the user syncs, and says what that means (`offline`: nothing)."""
+        if set_presence != "offline":
+            known = self._users.get(user_id)
+            self._change(user_id, set_presence, None if known is None else known.status)
+
+    def set(self, user_id: UserID, state: str, status: str | None) -> None:
+        """The user sets presence and status message."""
+        self._change(user_id, state, status)
+
+    def get(self, user_id: UserID) -> dict[str, Any]:
+        """Return the content of the user's m.presence event."""
+        known = self._users.get(user_id)
+        if known is None:
+            return {"presence": "offline"}
+        ago_ms = max(0, self._clock.now_ms() - known.last_active_ms)
+        content: dict[str, Any] = {"presence": known.state, "last_active_ago": ago_ms}
+        if known.state == "online":
+            content["currently_active"] = ago_ms < CURRENTLY_ACTIVE_MS
+        if known.status is not None:
+            content["status_msg"] = known.status
+        return content
+
+    def changed_after(self, value: int) -> dict[UserID, dict[str, Any]]:
+        """Return the presence of those whose state changed after the counter was at `value`."""
+        if value >= self._counter.value:
+            return {}
+        return {
+            user_id: self.get(user_id)
+            for user_id, known in self._users.items()
+            if known.changed > value
+        }
+
+    def _change(self, user_id: UserID, state: str, status: str | None) -> None:
+        if not self._enabled:
+            return
+        known = self._users.get(user_id)
+        now_ms = self._clock.now_ms()
+        if known is None:
+            known = self._users[user_id] = _Presence("offline", None, now_ms, 0)
+        if known.timer is not None:
+            known.timer.cancel()
+            known.timer = None
+        if state != "offline":
+            known.last_active_ms = now_ms
+            known.timer = asyncio.get_running_loop().call_later(
+                OFFLINE_AFTER_S, self._expire, user_id
+            )
+        if (known.state, known.status) == (state, status):
+            return
+        known.state, known.status = state, status
+        known.changed = self._counter.next()
+        # Who shares a room is only known to the reader: presence changes seldom, and a
+        # long poll that finds nothing for itself sleeps on.
+        self._stream.wake(list(self._stream.waiting()))
+
+    def _expire(self, user_id: UserID) -> None:
+        known = self._users[user_id]
+        known.timer = None
+        self._change(user_id, "offline", known.status)

@@ -1,0 +1,211 @@
+"""Gates of the room: each returns proof that later functions demand as an argument.
+
+One condition per line, so that coverage shows that each has been tried both ways.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from yizhan_database import Database
+
+from yizhan_server.protocol.errors import Forbidden, NotFound
+from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.protocol.visibility import SHARED, WORLD_READABLE, may_see
+from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.room import LATEST, Room
+from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import rooms as stored_rooms
+from yizhan_server.storage import state as stored_state
+from yizhan_server.storage.events import REJECTED, SOFT_FAILED, StoredEvent
+from yizhan_server.storage.state import Point, StateKey
+
+@dataclass(frozen=True, slots=True)
+class JoinedRoom:
+    """Proof that a user is joined to a room."""
+
+    room: Room
+    user_id: UserID
+
+
+@dataclass(frozen=True, slots=True)
+class ReadableRoom:
+    """Proof that a user may read a room, up to a stream position."""
+
+    room: Room
+    user_id: UserID
+    membership: str
+    """join, leave or ban; `peek` for a reader of a world-readable room."""
+    upto: int
+    """The position of the user's own leave; LATEST for members and peekers."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleEvent:
+    """Proof that a user may see an event."""
+
+    readable: ReadableRoom
+    event: StoredEvent
+
+
+class RoomAccess:
+    """Answers who may do what with a room."""
+
+    def __init__(self, db: Database, rooms: Rooms, keys: StateKeys) -> None:
+        self._db = db
+        self._rooms = rooms
+        self._keys = keys
+
+    async def access_joined_room(self, user_id: UserID, room_id: str) -> JoinedRoom:
+        """Return proof that the user is joined, or answer M_FORBIDDEN."""
+        room = await self._rooms.find(room_id)
+        if room is None:
+            # The same answer as for a room that exists: who is outside learns nothing.
+            raise Forbidden("You are not in this room")
+        if await room.membership(user_id) != "join":
+            raise Forbidden("You are not in this room")
+        return JoinedRoom(room, user_id)
+
+    async def access_readable_room(
+        self, user_id: UserID, room_id: str, *, peek: bool = True
+    ) -> ReadableRoom:
+        """Return proof that the user may read the room, now or up to the own leave.
+
+        A room that the user forgot is as if never joined. With `peek`, a world-readable room
+        may be read by everybody.
+        """
+        room = await self._rooms.find(room_id)
+        if room is None:
+            raise Forbidden("You are not in this room")
+        found = await stored_rooms.find_membership(self._db, room.nid, user_id)
+        if found is not None and found.membership == "join":
+            return ReadableRoom(room, user_id, "join", LATEST)
+        if found is not None and found.membership in ("leave", "ban") and not found.forgotten:
+            # Someone invited or knocking who then left never read anything.
+            if await self.was_joined(room, user_id):
+                return ReadableRoom(room, user_id, found.membership, found.pos)
+        if peek and await self._visibility(room) == WORLD_READABLE:
+            return ReadableRoom(room, user_id, "peek", LATEST)
+        raise Forbidden("You are not in this room")
+
+    async def access_event(self, user_id: UserID, room_id: str, event_id: str) -> VisibleEvent:
+        """Return an event that the user may see, or answer M_NOT_FOUND."""
+        try:
+            readable = await self.access_readable_room(user_id, room_id)
+        except Forbidden:
+            raise NotFound("Event not found") from None
+        found = await stored_events.find_event(self._db, event_id)
+        if found is None:
+            raise NotFound("Event not found")
+        room_nid, event = found
+        if room_nid != readable.room.nid:
+            raise NotFound("Event not found")
+        if event.pos == 0:
+            raise NotFound("Event not found")
+        if event.flags & (REJECTED | SOFT_FAILED):
+            raise NotFound("Event not found")
+        if not await self.visible(readable, [event]):
+            raise NotFound("Event not found")
+        return VisibleEvent(readable, event)
+
+    async def visible(
+        self, readable: ReadableRoom, events: Sequence[StoredEvent]
+    ) -> list[StoredEvent]:
+        """Return those of `events` (of one room) that the reader may see, in their order.
+
+        Spec: client-server API, "Room History Visibility".
+        """
+        if not events:
+            return []
+        user_id = readable.user_id
+        visibility = await self._timeline(readable.room, ("m.room.history_visibility", ""))
+        membership = await self._timeline(readable.room, ("m.room.member", user_id))
+        seen = []
+        for event in events:
+            if event.pos > readable.upto:
+                continue
+            if may_see(
+                visibility=visibility.at(event.pos, "history_visibility"),
+                membership=membership.at(event.pos, "membership"),
+                joined_later=membership.ever_after(event.pos, "membership", "join"),
+            ):
+                seen.append(event)
+            # An event that changes one of the two is also seen if the state before it allows.
+            elif event.state_key is not None and may_see(
+                visibility=visibility.at(event.pos - 1, "history_visibility"),
+                membership=membership.at(event.pos - 1, "membership"),
+                joined_later=membership.ever_after(event.pos - 1, "membership", "join"),
+            ):
+                seen.append(event)
+        return seen
+
+    async def membership_at(
+        self, readable: ReadableRoom, events: Sequence[StoredEvent]
+    ) -> list[str]:
+        """Return the reader's membership at each of `events`, `leave` where there was none."""
+        timeline = await self._timeline(readable.room, ("m.room.member", readable.user_id))
+        return [timeline.at(event.pos, "membership") or "leave" for event in events]
+
+    async def membership_of_event(self, nid: int) -> str | None:
+        """Return the membership that a member event sets."""
+        found = await stored_events.events_by_nid(self._db, [nid])
+        value = found[nid].content.get("membership") if nid in found else None
+        return value if isinstance(value, str) else None
+
+    async def state_at(self, room: Room, point: Point, key: StateKey) -> StoredEvent | None:
+        """Return the state event of a key at a place of the state log."""
+        key_nid = await self._keys.find(key)
+        if key_nid is None:
+            return None
+        nid = await stored_state.state_event_at(self._db, point, key_nid)
+        if nid is None:
+            return None
+        return (await stored_events.events_by_nid(self._db, [nid]))[nid]
+
+    async def _visibility(self, room: Room) -> str:
+        event = await room.state_event("m.room.history_visibility")
+        value = None if event is None else event.pdu.content.get("history_visibility")
+        return value if isinstance(value, str) else SHARED
+
+    async def was_joined(self, room: Room, user_id: str) -> bool:
+        """Whether the user was ever joined to the room."""
+        timeline = await self._timeline(room, ("m.room.member", user_id))
+        return timeline.ever_after(0, "membership", "join")
+
+    async def _timeline(self, room: Room, key: StateKey) -> _Timeline:
+        """Return every value that a key of the current state has had."""
+        key_nid = await self._keys.find(key)
+        if key_nid is None:
+            return _Timeline([], [])
+        changes = await stored_state.current_state_history(self._db, room.nid, key_nid)
+        known = await stored_events.events_by_nid(
+            self._db, [nid for _, nid in changes if nid != stored_state.REMOVED]
+        )
+        return _Timeline(
+            [pos for pos, _ in changes],
+            [known[nid].content if nid in known else {} for _, nid in changes],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Timeline:
+    """The contents of one state key with the positions from which they held, ascending."""
+
+    positions: list[int]
+    contents: list[dict[str, object]]
+
+    def at(self, pos: int, field: str) -> str | None:
+        """Return a string field of the content that held at `pos`; history counts as before."""
+        index = bisect_right(self.positions, pos)
+        if index == 0:
+            return None
+        value = self.contents[index - 1].get(field)
+        return value if isinstance(value, str) else None
+
+    def ever_after(self, pos: int, field: str, value: str) -> bool:
+        """Whether a change after `pos` set the field to `value`."""
+        start = bisect_right(self.positions, pos)
+        return any(content.get(field) == value for content in self.contents[start:])

@@ -1,0 +1,107 @@
+"""Room aliases and the public room directory's list of rooms.
+
+Spec: client-server API, "Room aliases", "Listing rooms".
+"""
+
+from __future__ import annotations
+
+from yizhan_database import Database, GuardFailed, Transaction
+
+from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError, NotFound
+from yizhan_server.protocol.identifiers import (
+    RoomAlias,
+    RoomID,
+    ServerName,
+    UserID,
+    parse_room_alias,
+    server_name_of,
+)
+from yizhan_server.rooms.power import current_power_levels
+from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.room import Room
+from yizhan_server.storage import aliases as stored_aliases
+
+
+class Aliases:
+    """Names for rooms, and which rooms are listed."""
+
+    def __init__(self, db: Database, rooms: Rooms, server_name: ServerName) -> None:
+        self._db = db
+        self._rooms = rooms
+        self._server_name = server_name
+
+    async def check_new(self, localpart: str) -> RoomAlias:
+        """Return the alias with this localpart, or answer why it cannot be given."""
+        if not localpart or ":" in localpart or "\0" in localpart:
+            raise InvalidParam("The alias is not valid")
+        alias = parse_room_alias(f"#{localpart}:{self._server_name}")
+        if await stored_aliases.find_alias(self._db, alias) is not None:
+            raise MatrixError(400, "M_ROOM_IN_USE", "The alias is taken")
+        return alias
+
+    async def resolve(self, alias: str) -> RoomID:
+        """Return the room that an alias names, or answer M_NOT_FOUND."""
+        parse_room_alias(alias)
+        found = await stored_aliases.find_alias(self._db, alias)
+        if found is None:
+            raise NotFound("There is no room with this alias")
+        return RoomID(found.room_id)
+
+    async def add(self, alias: str, room: Room, creator: UserID) -> None:
+        """Give a room an alias of this server; 409 when it is taken."""
+        if server_name_of(parse_room_alias(alias)) != self._server_name:
+            raise InvalidParam("Only aliases of this server can be given here")
+        tx = Transaction()
+        stored_aliases.append_alias(tx, alias, room.nid, creator)
+        try:
+            await self._db.commit(tx)
+        except GuardFailed:
+            raise MatrixError(409, "M_UNKNOWN", "The alias is taken") from None
+
+    async def remove(self, alias: str, user_id: UserID, *, is_admin: bool) -> None:
+        """Take an alias away: its creator, the server's administrators and the room's may."""
+        parse_room_alias(alias)
+        found = await stored_aliases.find_alias(self._db, alias)
+        if found is None:
+            raise NotFound("There is no room with this alias")
+        if found.creator != user_id and not is_admin:
+            room = await self._rooms.get(found.room_id)
+            await _require_alias_power(room, user_id)
+        tx = Transaction()
+        stored_aliases.delete_alias(tx, alias)
+        await self._db.commit(tx)
+
+    async def of_room(self, room: Room) -> list[str]:
+        """Return the room's aliases on this server."""
+        return await stored_aliases.aliases_of_room(self._db, room.nid)
+
+    async def is_published(self, room: Room) -> bool:
+        """Whether the room directory lists the room."""
+        return await stored_aliases.is_published(self._db, room.nid)
+
+    async def publish(self, room: Room) -> None:
+        """List the room in the directory."""
+        tx = Transaction()
+        stored_aliases.append_published(tx, room.nid)
+        await self._db.commit(tx)
+
+    async def set_published(
+        self, room: Room, user_id: UserID, *, published: bool, is_admin: bool
+    ) -> None:
+        """List the room or not, on behalf of somebody who has the power to name it."""
+        if not is_admin:
+            await _require_alias_power(room, user_id)
+        tx = Transaction()
+        if published:
+            stored_aliases.append_published(tx, room.nid)
+        else:
+            stored_aliases.delete_published(tx, room.nid)
+        await self._db.commit(tx)
+
+
+async def _require_alias_power(room: Room, user_id: UserID) -> None:
+    if await room.membership(user_id) != "join":
+        raise Forbidden("You are not in this room")
+    levels = await current_power_levels(room)
+    if levels.of_user(user_id) < levels.to_send("m.room.canonical_alias", is_state=True):
+        raise Forbidden("You do not have the power to do this")

@@ -1,0 +1,246 @@
+"""What people do to memberships: join, invite, knock, leave, kick, ban.
+
+Each action is one m.room.member event of our own user; the authorisation rules decide.
+What needs another server (joining a room that is not here) is answered M_NOT_FOUND.
+
+Spec: client-server API, "Room membership", "Restricted rooms".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from yizhan_database import Database, Transaction
+
+from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
+from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
+from yizhan_server.rooms.power import current_power_levels
+from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.writer import Draft, EventWriter
+from yizhan_server.storage import rooms as stored_rooms
+from yizhan_server.streams import Stream
+
+log = logging.getLogger(__name__)
+
+
+class MemberProfiles(Protocol):
+    """What a member event says of a person beside the membership."""
+
+    async def member_profile(self, user_id: UserID) -> Mapping[str, str]:
+        """Return `displayname` and `avatar_url`, those that are set."""
+        ...
+
+    async def is_account(self, user_id: UserID) -> bool:
+        """Whether this server has the account, in use."""
+        ...
+
+
+class Members:
+    """Changes memberships on behalf of users of this server."""
+
+    def __init__(
+        self,
+        db: Database,
+        stream: Stream,
+        rooms: Rooms,
+        writer: EventWriter,
+        profiles: MemberProfiles,
+        server_name: ServerName,
+    ) -> None:
+        self._db = db
+        self._stream = stream
+        self._rooms = rooms
+        self._writer = writer
+        self._profiles = profiles
+        self._server_name = server_name
+
+    async def join(
+        self, user_id: UserID, room_id: str, reason: str | None, extra: Mapping[str, Any]
+    ) -> Room:
+        """Join a room; joining again changes nothing."""
+        room = await self._rooms.find(room_id)
+        if room is None:
+            raise NotFound("This server does not know the room, and federation is closed")
+        membership = await room.membership(user_id)
+        if membership == "join":
+            return room
+        content = await self._content(user_id, "join", reason)
+        content = {**extra, **content}
+        if membership != "invite":
+            authoriser = await self._authoriser(room, user_id)
+            if authoriser is not None:
+                content["join_authorised_via_users_server"] = authoriser
+        await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
+        return room
+
+    async def invite(
+        self,
+        room: Room,
+        sender: UserID,
+        target: UserID,
+        *,
+        reason: str | None = None,
+        is_direct: bool = False,
+    ) -> None:
+        """Invite a user of this server."""
+        await self._writer.send(
+            room,
+            Draft(
+                sender,
+                "m.room.member",
+                await self.invite_content(target, reason=reason, is_direct=is_direct),
+                target,
+            ),
+        )
+
+    async def invite_content(
+        self, target: UserID, *, reason: str | None, is_direct: bool
+    ) -> dict[str, Any]:
+        """Return the content of an invitation, or answer why `target` cannot be invited."""
+        if server_name_of(target) != self._server_name:
+            raise Forbidden("Federation with the server of this user is closed")
+        if not await self._profiles.is_account(target):
+            raise NotFound("There is no such user")
+        content = await self._content(target, "invite", reason)
+        if is_direct:
+            content["is_direct"] = True
+        return content
+
+    async def knock(self, user_id: UserID, room_id: str, reason: str | None) -> Room:
+        """Ask to be invited."""
+        room = await self._rooms.find(room_id)
+        if room is None:
+            raise NotFound("This server does not know the room, and federation is closed")
+        if await room.membership(user_id) != "knock":
+            content = await self._content(user_id, "knock", reason)
+            await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
+        return room
+
+    async def leave(self, user_id: UserID, room_id: str, reason: str | None) -> None:
+        """Leave a room, or decline its invitation; leaving again changes nothing."""
+        room = await self._rooms.find(room_id)
+        membership = None if room is None else await room.membership(user_id)
+        if room is None or membership is None:
+            raise Forbidden("You are not in this room")
+        if membership == "leave":
+            return
+        content = await self._content(None, "leave", reason)
+        await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
+
+    async def kick(
+        self, room: Room, sender: UserID, target: UserID, reason: str | None
+    ) -> None:
+        """Remove a member, or withdraw an invitation or a knock."""
+        if await room.membership(target) not in ("join", "invite", "knock"):
+            raise Forbidden("This user is not in the room")
+        content = await self._content(None, "leave", reason)
+        await self._writer.send(room, Draft(sender, "m.room.member", content, target))
+
+    async def ban(self, room: Room, sender: UserID, target: UserID, reason: str | None) -> None:
+        """Ban a user, member or not."""
+        content = await self._content(None, "ban", reason)
+        await self._writer.send(room, Draft(sender, "m.room.member", content, target))
+
+    async def unban(self, room: Room, sender: UserID, target: UserID, reason: str | None) -> None:
+        """Lift a ban."""
+        if await room.membership(target) != "ban":
+            raise Forbidden("This user is not banned")
+        content = await self._content(None, "leave", reason)
+        await self._writer.send(room, Draft(sender, "m.room.member", content, target))
+
+    async def forget(self, user_id: UserID, room_id: str) -> None:
+        """Hide a room that the user has left from that user."""
+        room = await self._rooms.find(room_id)
+        if room is None:
+            raise NotFound("You have never been in this room")
+        if await room.membership(user_id) not in ("leave", "ban"):
+            raise MatrixError(400, "M_UNKNOWN", "You are still in this room; leave it first")
+        tx = Transaction()
+        stored_rooms.forget_membership(tx, room.nid, user_id)
+        await self._db.commit(tx)
+
+    async def replace_own_member_event(self, user_id: UserID) -> None:
+        """Carry a changed profile into the member events of the user's rooms."""
+        for membership in await stored_rooms.memberships_of_user(self._db, user_id):
+            if membership.membership != "join":
+                continue
+            room = (await self._rooms.by_nid([membership.room]))[membership.room]
+            event = await room.state_event("m.room.member", user_id)
+            if event is None:
+                continue
+            kept = {
+                key: value
+                for key, value in event.pdu.content.items()
+                if key not in ("displayname", "avatar_url", "join_authorised_via_users_server")
+            }
+            content = {**kept, **await self._profiles.member_profile(user_id)}
+            try:
+                await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
+            except Forbidden:
+                # Banned or removed meanwhile: that room keeps the name it had.
+                continue
+
+    async def leave_all(self, user_id: UserID) -> None:
+        """Leave every joined room and refuse every invitation; a room that fails is passed over."""
+        for membership in await stored_rooms.memberships_of_user(self._db, user_id):
+            if membership.membership not in ("join", "invite", "knock"):
+                continue
+            room = (await self._rooms.by_nid([membership.room]))[membership.room]
+            try:
+                await self.leave(user_id, room.room_id, None)
+            except MatrixError as error:
+                log.warning(
+                    "could not leave a room", extra={"room_id": room.room_id, "why": error.errcode}
+                )
+
+    async def _content(
+        self, subject: UserID | None, membership: str, reason: str | None
+    ) -> dict[str, Any]:
+        content: dict[str, Any] = {"membership": membership}
+        if subject is not None and server_name_of(subject) == self._server_name:
+            content.update(await self._profiles.member_profile(subject))
+        if reason is not None:
+            content["reason"] = reason
+        return content
+
+    async def _authoriser(self, room: Room, user_id: UserID) -> UserID | None:
+        """Return who of ours lets the user into a restricted room; None if the room is not one.
+
+        Spec: "Restricted rooms": somebody with the power to invite, when the user is joined to
+        one of the rooms that the join rule allows.
+        """
+        event = await room.state_event("m.room.join_rules")
+        if event is None:
+            return None
+        rule = event.pdu.content.get("join_rule")
+        restricted = (room.version.restricted_joins and rule == "restricted") or (
+            room.version.knock_restricted_joins and rule == "knock_restricted"
+        )
+        if not restricted:
+            return None
+        if not await self._is_allowed(event.pdu.content.get("allow"), user_id):
+            raise Forbidden("You are in none of the rooms that would let you join this one")
+        levels = await current_power_levels(room)
+        candidates = [
+            user for user in await room.local_users() if levels.of_user(user) >= levels.invite
+        ]
+        if not candidates:
+            raise MatrixError(
+                400, "M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let you in"
+            )
+        return max(candidates, key=lambda user: (levels.of_user(user), user))
+
+    async def _is_allowed(self, allow: object, user_id: UserID) -> bool:
+        if not isinstance(allow, list):
+            return False
+        for condition in allow:
+            if not isinstance(condition, dict) or condition.get("type") != "m.room_membership":
+                continue
+            room_id = condition.get("room_id")
+            other = await self._rooms.find(room_id) if isinstance(room_id, str) else None
+            if other is not None and await other.membership(user_id) == "join":
+                return True
+        return False

@@ -1,0 +1,56 @@
+"""Which event a redaction names, and whether its sender may have it pruned.
+
+Up to version 2 this is an authorisation rule as well; from version 3 a redaction is an
+ordinary event and is judged only when it is applied.
+
+Spec: room versions 3 and 11, "Handling redactions".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from yizhan_database import Database
+
+from yizhan_server.protocol.errors import Forbidden, NotFound
+from yizhan_server.protocol.event import Pdu
+from yizhan_server.rooms.power import StateSource, power_levels_in
+from yizhan_server.rooms.room import Room
+from yizhan_server.storage.events import StoredEvent, find_event
+from yizhan_server.storage.state import StateKey
+
+
+@dataclass(frozen=True, slots=True)
+class RedactionTarget:
+    """What a redaction names; `event` is set when it is here and may be pruned."""
+
+    event_id: str
+    event: StoredEvent | None
+
+    @property
+    def state_key(self) -> StateKey | None:
+        """The state key of the target, if it is a state event."""
+        if self.event is None or self.event.state_key is None:
+            return None
+        return (self.event.type, self.event.state_key)
+
+
+async def find_redaction_target(
+    db: Database, room: Room, redaction: Pdu, state: StateSource
+) -> RedactionTarget | None:
+    """Return what our own user's `redaction` names, or answer why it may not be pruned.
+
+    None for a redaction that names nothing.
+    """
+    if redaction.redacts is None:
+        return None
+    found = await find_event(db, redaction.redacts)
+    if found is None or found[0] != room.nid:
+        raise NotFound("There is no such event in this room")
+    target = found[1]
+    levels = await power_levels_in(state, room.version)
+    # The rules would let any user of the target's server do this, since a server may speak for
+    # all its users. Among our own users only the sender may.
+    if target.sender != redaction.sender and levels.of_user(redaction.sender) < levels.redact:
+        raise Forbidden("You may only redact your own events")
+    return RedactionTarget(redaction.redacts, target)

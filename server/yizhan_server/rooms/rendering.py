@@ -1,0 +1,162 @@
+"""From stored bytes to what one reader is given: `unsigned` is added here, per reader.
+
+The stored `client` bytes are spliced, not parsed, except for redacted events, whose pruned form
+is made for the reader: the original stays until the retention time is over.
+
+Spec: client-server API, "Room event format", "Redactions", "Aggregations of child events".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+from yizhan_database import Database
+
+from yizhan_server.clock import Clock
+from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.protocol.redaction import redact
+from yizhan_server.rooms.access import ReadableRoom, RoomAccess
+from yizhan_server.rooms.room import Room
+from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import state as stored_state
+from yizhan_server.storage.events import REDACTED, StoredEvent
+from yizhan_server.storage.state import Point
+
+
+class Aggregations(Protocol):
+    """Makes the `m.relations` of events: edits, thread summaries, references."""
+
+    async def bundle(
+        self, readable: ReadableRoom, events: Sequence[StoredEvent]
+    ) -> Mapping[str, dict[str, Any]]:
+        """Return `m.relations` by event id, for those of `events` that have any."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """To whom events are rendered: one device of a user, in a room that the user may read."""
+
+    readable: ReadableRoom
+    device_id: str | None
+
+    @property
+    def room(self) -> Room:
+        """The room that is read."""
+        return self.readable.room
+
+    @property
+    def user_id(self) -> UserID:
+        """Who reads."""
+        return self.readable.user_id
+
+
+class EventRenderer:
+    """Renders events of one room for one reader."""
+
+    def __init__(
+        self, db: Database, clock: Clock, access: RoomAccess, aggregations: Aggregations
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._access = access
+        self._aggregations = aggregations
+
+    async def render(
+        self, reader: Reader, events: Sequence[StoredEvent], *, bundle: bool = True
+    ) -> list[bytes]:
+        """Return the JSON of each event, in order."""
+        if not events:
+            return []
+        now_ms = self._clock.now_ms()
+        own = [event.event_id for event in events if event.sender == reader.user_id]
+        txn_ids: dict[str, str] = {}
+        if own and reader.device_id is not None:
+            txn_ids = await stored_events.transaction_ids(
+                self._db, reader.user_id, reader.device_id, own
+            )
+        redacted = [event.event_id for event in events if event.flags & REDACTED]
+        redactions = await self._redactions(reader, redacted) if redacted else {}
+        relations = (
+            await self._aggregations.bundle(reader.readable, events) if bundle else {}
+        )
+        memberships = await self._access.membership_at(reader.readable, events)
+        rendered = []
+        for event, membership in zip(events, memberships, strict=True):
+            unsigned: dict[str, Any] = {
+                "age": max(0, now_ms - event.ts_ms), "membership": membership
+            }  # fmt: skip
+            if event.event_id in txn_ids:
+                unsigned["transaction_id"] = txn_ids[event.event_id]
+            if event.event_id in redactions:
+                unsigned["redacted_because"] = orjson.Fragment(redactions[event.event_id])
+            if event.event_id in relations:
+                unsigned["m.relations"] = relations[event.event_id]
+            if event.state_key is not None:
+                await self._add_previous(unsigned, event)
+            rendered.append(splice(event_bytes(event, reader.room), unsigned))
+        return rendered
+
+    async def render_plain(self, room: Room, events: Sequence[StoredEvent]) -> list[bytes]:
+        """Return the JSON of each event without anything that depends on the reader."""
+        now_ms = self._clock.now_ms()
+        return [
+            splice(event_bytes(event, room), {"age": max(0, now_ms - event.ts_ms)})
+            for event in events
+        ]
+
+    async def _redactions(self, reader: Reader, event_ids: list[str]) -> dict[str, bytes]:
+        """Return the JSON of the redaction of each redacted event."""
+        by_event = await stored_events.applied_redactions(self._db, event_ids)
+        known = await stored_events.events_by_nid(self._db, list(by_event.values()))
+        return {
+            event_id: event_bytes(known[nid], reader.room)
+            for event_id, nid in by_event.items()
+            if nid in known
+        }
+
+    async def _add_previous(self, unsigned: dict[str, Any], event: StoredEvent) -> None:
+        """Say what a state event replaced, at the place in the state log just before it."""
+        if event.seq <= 1:
+            return
+        key = await stored_state.find_key(self._db, (event.type, event.state_key or ""))
+        if key is None:
+            return
+        previous = await stored_state.state_event_at(
+            self._db, Point(event.line, event.seq - 1), key
+        )
+        if previous is None:
+            return
+        found = (await stored_events.events_by_nid(self._db, [previous])).get(previous)
+        if found is None:
+            return
+        unsigned["replaces_state"] = found.event_id
+        if not found.flags & REDACTED:
+            unsigned["prev_content"] = found.content
+            unsigned["prev_sender"] = found.sender
+
+
+def event_bytes(event: StoredEvent, room: Room) -> bytes:
+    """Return the JSON that every reader may see, without `unsigned`."""
+    pruned = event.flags & REDACTED
+    if not pruned and event.type != "m.room.redaction":
+        return event.client
+    parsed = orjson.loads(event.client)
+    if pruned:
+        kept = redact(parsed, room.version)
+        kept["event_id"], kept["room_id"] = event.event_id, room.room_id
+        return orjson.dumps(kept)
+    # The target stands in one place of the event and is shown to clients in both.
+    target = parsed["content"].get("redacts") or parsed.get("redacts")
+    if isinstance(target, str):
+        parsed["redacts"] = target
+        parsed["content"]["redacts"] = target
+    return orjson.dumps(parsed)
+
+
+def splice(event: bytes, unsigned: Mapping[str, Any]) -> bytes:
+    """Return the JSON object `event` with `unsigned` appended."""
+    return event[:-1] + b',"unsigned":' + orjson.dumps(unsigned) + b"}"

@@ -1,0 +1,416 @@
+"""The only writer of events.
+
+Under the room's lock: build (prev_events are the forward extremities, auth events come from
+the Room), authorise, evaluate push rules, hash, sign, and *enqueue* one job; then, outside
+the lock, await the commit. Nothing is acknowledged or shown before it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from yizhan_database import Commit, Database, DatabaseUnavailable, GuardFailed, Pos, Transaction
+
+from yizhan_server.clock import Clock
+from yizhan_server.protocol.auth_events import auth_types_for_event
+from yizhan_server.protocol.auth_rules import check_auth
+from yizhan_server.protocol.errors import (
+    AuthRuleRejection,
+    Forbidden,
+    InvalidParam,
+    MatrixError,
+)
+from yizhan_server.protocol.event import InvalidPdu, Pdu, build_pdu
+from yizhan_server.protocol.hashes import reference_hash
+from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, UserID
+from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
+from yizhan_server.protocol.signing import SigningKey
+from yizhan_server.rooms.push_evaluation import PushEvaluation
+from yizhan_server.rooms.redactions import find_redaction_target
+from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.room import Head, Room, StateEvent
+from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.rooms.state_log import point_after
+from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import push_exceptions as stored_exceptions
+from yizhan_server.storage import rooms as stored_rooms
+from yizhan_server.storage import state as stored_state
+from yizhan_server.storage.events import LOCAL, Relation, StoredEvent
+from yizhan_server.storage.numbers import Numbers
+from yizhan_server.storage.rooms import Extremity, StoredRoom
+from yizhan_server.storage.state import Point, StateKey
+from yizhan_server.streams import Stream
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""Times that a write is rebuilt after another worker moved the room's head first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event that somebody of this server wants to send."""
+
+    sender: UserID
+    type: str
+    content: dict[str, Any]
+    state_key: str | None = None
+    redacts: str | None = None
+    ts_ms: int | None = None
+    """Only for application services, which may date their events."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTxn:
+    """A client's transaction id, which makes a request idempotent."""
+
+    user_id: UserID
+    device_id: str
+    scope: str
+    txn_id: str
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Events of one job, built on one another."""
+
+    room: Room
+    tx: Transaction
+    head: Head
+    point: Point
+    event_ids: list[EventID] = field(default_factory=list)
+    changes: dict[StateKey, StateEvent] = field(default_factory=dict)
+    written: list[tuple[Pos, StoredEvent]] = field(default_factory=list)
+    redacted: list[tuple[str, StateKey | None]] = field(default_factory=list)
+    hashes: dict[EventID, bytes] = field(default_factory=dict)
+    """Reference hashes of the batch's own events, in the room versions that need them."""
+
+    async def state_event(self, key: StateKey) -> StateEvent | None:
+        """Return the state event of a key after everything built so far."""
+        found = self.changes.get(key)
+        return found if found is not None else await self.room.tail_state_event(key)
+
+
+class EventWriter:
+    """Writes events of this server's users."""
+
+    def __init__(
+        self,
+        db: Database,
+        stream: Stream,
+        clock: Clock,
+        rooms: Rooms,
+        keys: StateKeys,
+        numbers: Numbers,
+        push: PushEvaluation,
+        server_name: ServerName,
+        signing_key: SigningKey,
+    ) -> None:
+        self._db = db
+        self._stream = stream
+        self._clock = clock
+        self._rooms = rooms
+        self._keys = keys
+        self._numbers = numbers
+        self._push = push
+        self._server_name = server_name
+        self._signing_key = signing_key
+        self._running: dict[ClientTxn, asyncio.Future[EventID]] = {}
+
+    async def send(self, room: Room, draft: Draft, txn: ClientTxn | None = None) -> EventID:
+        """Write one event and return its id once it is durable.
+
+        With `txn`, the same transaction id always gets the same answer: also when the two
+        requests run at the same time, and also after a restart.
+        """
+        if txn is None:
+            return (await self.write(room, [draft]))[0]
+        running = self._running.get(txn)
+        if running is not None:
+            return await asyncio.shield(running)
+        answered = await stored_events.find_transaction(
+            self._db, txn.user_id, txn.device_id, txn.scope, txn.txn_id
+        )
+        if answered is not None:
+            return EventID(answered)
+        if txn in self._running:
+            return await asyncio.shield(self._running[txn])
+        running = self._running[txn] = asyncio.get_running_loop().create_future()
+        try:
+            event_id = (await self.write(room, [draft], txn))[0]
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                running.cancel()
+            else:
+                running.set_exception(error)
+                running.exception()  # retrieved: nobody else need be waiting
+            raise
+        else:
+            running.set_result(event_id)
+            return event_id
+        finally:
+            del self._running[txn]
+
+    async def write(
+        self, room: Room, drafts: Sequence[Draft], txn: ClientTxn | None = None
+    ) -> list[EventID]:
+        """Write events in one job and return their ids once they are durable.
+
+        All of them or none. MatrixError when one is malformed, too large or not allowed.
+        """
+        for _ in range(ATTEMPTS):
+            async with room.lock:
+                batch = _Batch(room, Transaction(room.lane), room.tail, _point_of(room.tail))
+                for draft in drafts:
+                    await self._append(batch, draft)
+                if not batch.written:
+                    return batch.event_ids
+                lane = room.lane
+                done = self._submit(batch, txn)
+            try:
+                await asyncio.shield(done)
+            except (GuardFailed, DatabaseUnavailable) as error:
+                async with room.lock:
+                    self._keys.forget_pending()
+                    await room.reload(lane)
+                if not isinstance(error, GuardFailed):
+                    raise
+                if txn is not None and (answered := await self._answered(txn)) is not None:
+                    return [answered]
+                continue
+            return batch.event_ids
+        raise MatrixError(503, "M_UNKNOWN", "The room is too busy; try again")
+
+    async def found(self, version: RoomVersion, create: Draft, drafts: Sequence[Draft]) -> Room:
+        """Make a room of its create event and further events, in one job."""
+        room_id = None
+        if not version.room_id_is_create_hash:
+            room_id = RoomID(f"!{secrets.token_urlsafe(13)}:{self._server_name}")
+        pdu = self._build(
+            version,
+            type=create.type,
+            sender=create.sender,
+            state_key="",
+            content=create.content,
+            room_id=room_id,
+            origin_server_ts=self._clock.now_ms(),
+            depth=1,
+            prev_events=[],
+            auth_events=[],
+        )
+        _check_auth(pdu, {}, version)
+        nid = await self._numbers.next("room")
+        stored = StoredRoom(nid, pdu.room_id, version.identifier, (), 0)
+        room = Room(self._db, self._keys, self._server_name, stored)
+        async with room.lock:
+            line = await self._numbers.next("state_line")
+            tx = Transaction(room.lane)
+            stored_rooms.create_room(tx, room.nid, room.room_id, version.identifier)
+            stored_state.open_line(tx, line, room.nid, None, 0)
+            batch = _Batch(room, tx, room.tail, Point(line, 0))
+            await self._record(batch, pdu, [])
+            for draft in drafts:
+                await self._append(batch, draft)
+            done = self._submit(batch, None)
+        await asyncio.shield(done)
+        return self._rooms.add(room)
+
+    async def _answered(self, txn: ClientTxn) -> EventID | None:
+        found = await stored_events.find_transaction(
+            self._db, txn.user_id, txn.device_id, txn.scope, txn.txn_id
+        )
+        return None if found is None else EventID(found)
+
+    async def _append(self, batch: _Batch, draft: Draft) -> None:
+        """Build, authorise and record one event."""
+        room = batch.room
+        if draft.state_key is not None:
+            current = await batch.state_event((draft.type, draft.state_key))
+            if (
+                current is not None
+                and current.pdu.content == draft.content
+                and current.pdu.sender == draft.sender
+            ):
+                # Setting the state to what it is already changes nothing.
+                batch.event_ids.append(current.pdu.event_id)
+                return
+        auth_state: dict[StateKey, Pdu] = {}
+        for key in auth_types_for_event(
+            draft.type, draft.sender, draft.state_key, draft.content, room.version
+        ):
+            found = await batch.state_event(key)
+            if found is not None:
+                auth_state[key] = found.pdu
+        extremities = batch.head.extremities
+        pdu = self._build(
+            room.version,
+            type=draft.type,
+            sender=draft.sender,
+            state_key=draft.state_key,
+            content=draft.content,
+            room_id=room.room_id,
+            origin_server_ts=self._clock.now_ms() if draft.ts_ms is None else draft.ts_ms,
+            depth=1 + max(extremity.depth for extremity in extremities),
+            prev_events=[EventID(extremity.event_id) for extremity in extremities],
+            auth_events=[event.event_id for event in auth_state.values()],
+            redacts=None if draft.redacts is None else EventID(draft.redacts),
+            reference_hashes=await self._reference_hashes(batch, auth_state.values()),
+        )
+        if room.version.room_id_is_create_hash:
+            create = await batch.state_event(("m.room.create", ""))
+            assert create is not None, "every room begins with its create event"
+            auth_state["m.room.create", ""] = create.pdu
+        _check_auth(pdu, auth_state, room.version)
+        await self._record(batch, pdu, extremities)
+
+    def _build(self, version: RoomVersion, **parts: Any) -> Pdu:
+        """Make a PDU of ours; InvalidPdu becomes the client's error that it is."""
+        event_id = None
+        if version.event_id_format is EventIdFormat.FIELD:
+            event_id = EventID(f"${secrets.token_urlsafe(18)}:{self._server_name}")
+        try:
+            return build_pdu(
+                version,
+                event_id=event_id,
+                server_name=self._server_name,
+                signing_key=self._signing_key,
+                **parts,
+            )
+        except InvalidPdu as error:
+            raise InvalidParam(str(error)) from None
+
+    async def _reference_hashes(
+        self, batch: _Batch, auth_events: Iterable[Pdu]
+    ) -> dict[EventID, bytes] | None:
+        """Return what rooms of versions 1 and 2 state beside each reference; None for others."""
+        version = batch.room.version
+        if not version.references_carry_hashes:
+            return None
+        hashes = {pdu.event_id: reference_hash(pdu.raw, version) for pdu in auth_events}
+        hashes |= batch.hashes
+        missing = [e.nid for e in batch.head.extremities if EventID(e.event_id) not in hashes]
+        for pdu in (await stored_events.pdus_by_nid(self._db, missing, version)).values():
+            hashes[pdu.event_id] = reference_hash(pdu.raw, version)
+        return hashes
+
+    async def _record(self, batch: _Batch, pdu: Pdu, extremities: Sequence[Extremity]) -> None:
+        """Record an authorised event that follows `extremities`."""
+        room, tx = batch.room, batch.tx
+        nid = await self._numbers.next("event")
+        relation = await self._relation(pdu)
+        target = None
+        if pdu.type == "m.room.redaction":
+            target = await find_redaction_target(self._db, room, pdu, batch.state_event)
+        key_nid = None
+        point = batch.point
+        if pdu.state_key is not None:
+            key_nid = await self._keys.intern(tx, pdu.key)
+            # Everything built so far is in `batch`, so its point is the tail.
+            point = await point_after(self._db, self._numbers, tx, room.nid, point, batch.point)
+            stored_state.append_state(tx, point, {key_nid: nid})
+        flags, exceptions = await self._push.judge(room, pdu, batch.state_event)
+        flags |= LOCAL
+        if target is not None and target.event is not None:
+            stored_events.mark_redacted(tx, target.event.nid)
+            batch.redacted.append((target.event.event_id, target.state_key))
+        pos = tx.position()
+        client, rest = stored_events.split_pdu(pdu)
+        stored_events.append_event(
+            tx, nid=nid, room=room.nid, pos=pos, pdu=pdu, line=point.line, seq=point.seq,
+            relation=relation, flags=flags, client=client, rest=rest,
+        )  # fmt: skip
+        if target is not None:
+            stored_events.append_redaction(
+                tx, target=target.event_id, event=nid, applied=target.event is not None
+            )
+        if key_nid is not None:
+            stored_state.append_current_state(tx, room.nid, pos, {key_nid: nid})
+            batch.changes[pdu.key] = StateEvent(nid, pdu)
+        if pdu.type == "m.room.member" and pdu.state_key is not None:
+            stored_rooms.replace_membership(
+                tx, room=room.nid, user_id=pdu.state_key, membership=pdu.content["membership"],
+                sender=pdu.sender, event=nid, pos=pos,
+            )  # fmt: skip
+        stored_exceptions.append_exceptions(tx, room.nid, pos, exceptions)
+        if room.version.references_carry_hashes:
+            batch.hashes[pdu.event_id] = reference_hash(pdu.raw, room.version)
+        batch.point = point
+        batch.head = Head(
+            (Extremity(nid, pdu.event_id, pdu.depth, point.line, point.seq),), batch.head.ver
+        )
+        batch.event_ids.append(pdu.event_id)
+        stored = StoredEvent(
+            nid, pdu.event_id, 0, pdu.depth, pdu.type, pdu.sender, pdu.state_key,
+            pdu.origin_server_ts, point.line, point.seq, relation.thread, relation.rel_type,
+            relation.rel_to, flags, client,
+        )  # fmt: skip
+        batch.written.append((pos, stored))
+
+    async def _relation(self, pdu: Pdu) -> Relation:
+        """Read the relation; what relates to an event of a thread belongs to that thread.
+
+        Spec: "Threading", receipts: reactions, edits and the like follow their target.
+        """
+        relation = stored_events.relation_of(pdu.content)
+        if relation.rel_to is None or relation.thread is not None:
+            return relation
+        found = await stored_events.find_event(self._db, relation.rel_to)
+        if found is None or found[1].thread is None:
+            return relation
+        return Relation(found[1].thread, relation.rel_type, relation.rel_to)
+
+    def _submit(self, batch: _Batch, txn: ClientTxn | None) -> asyncio.Future[Commit]:
+        """Enqueue the job of a batch. Hold the room's lock."""
+        room, tx = batch.room, batch.tx
+        head = Head(batch.head.extremities, batch.head.ver + 1)
+        stored_rooms.advance_forward_extremities(tx, room.nid, batch.head.ver, head.extremities)
+        if txn is not None:
+            stored_events.append_transaction(
+                tx, user_id=txn.user_id, device_id=txn.device_id, scope=txn.scope,
+                txn_id=txn.txn_id, event_id=batch.event_ids[-1], now_ms=self._clock.now_ms(),
+            )  # fmt: skip
+        tx.after_commit(lambda commit: self._show(batch, head, commit))
+        room.enqueue(head, batch.changes)
+        return self._db.submit(tx)
+
+    def _show(self, batch: _Batch, head: Head, commit: Commit) -> None:
+        """Make a durable batch visible and wake those whom it concerns."""
+        room = batch.room
+        events = [_at(stored, commit[pos]) for pos, stored in batch.written]
+        room.commit(head, batch.changes, events)
+        for event_id, state_key in batch.redacted:
+            room.redacted(event_id, state_key)
+        self._stream.publish(commit.positions[-1])
+        targets = {
+            stored.state_key
+            for stored in events
+            if stored.type == "m.room.member" and stored.state_key is not None
+        }
+        self._stream.wake(room.concerned(self._stream.waiting()) | targets)
+
+
+def _at(stored: StoredEvent, pos: int) -> StoredEvent:
+    return StoredEvent(
+        stored.nid, stored.event_id, pos, stored.depth, stored.type, stored.sender,
+        stored.state_key, stored.ts_ms, stored.line, stored.seq, stored.thread, stored.rel_type,
+        stored.rel_to, stored.flags, stored.client,
+    )  # fmt: skip
+
+
+def _point_of(head: Head) -> Point:
+    extremity = head.extremities[0]
+    return Point(extremity.line, extremity.seq)
+
+
+def _check_auth(pdu: Pdu, auth_state: dict[StateKey, Pdu], version: RoomVersion) -> None:
+    try:
+        check_auth(pdu, auth_state, version)
+    except AuthRuleRejection as rejection:
+        raise Forbidden(rejection.reason) from None
+
+

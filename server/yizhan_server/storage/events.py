@@ -1,0 +1,292 @@
+"""Events: the rows that /sync, /messages and every other reader are served from.
+
+A PDU is stored in two pieces of JSON: `client`, the keys that every reader may see, which is
+spliced into answers without being parsed, and `rest`, all others. `join_pdu` is their union.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from yizhan_database import Database, Pos, Row, Transaction, in_list
+
+from yizhan_server.protocol.event import Pdu, redact_pdu, trust_pdu
+from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
+
+NOTIFY = 1
+"""The predefined push rules notify a member about this event."""
+HIGHLIGHT = 2
+"""The predefined push rules highlight this event for a member."""
+REJECTED = 4
+SOFT_FAILED = 8
+REDACTED = 16
+LOCAL = 32
+"""Sent by this server, which therefore owes it to the other servers in the room."""
+
+CLIENT_KEYS = ("type", "sender", "state_key", "content", "origin_server_ts", "redacts")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """One event as readers need it: its place, what selects it, and its bytes."""
+
+    nid: int
+    event_id: str
+    pos: int
+    """Stream position; negative for history, 0 for outliers."""
+    depth: int
+    type: str
+    sender: str
+    state_key: str | None
+    ts_ms: int
+    line: int
+    seq: int
+    thread: str | None
+    rel_type: str | None
+    rel_to: str | None
+    flags: int
+    client: bytes
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The content, parsed anew: for the few who must look inside."""
+        content = orjson.loads(self.client)["content"]
+        assert isinstance(content, dict)
+        return content
+
+
+COLUMNS = (
+    "nid, event_id, coalesce(pos, 0), depth, type, sender, state_key, ts_ms,"
+    " coalesce(line, 0), coalesce(seq, 0), thread, rel_type, rel_to, flags, client"
+)
+
+
+def event_from(row: Row) -> StoredEvent:
+    """Make an event of a row selected with `COLUMNS`."""
+    return StoredEvent(*row)
+
+
+def split_pdu(pdu: Pdu) -> tuple[bytes, bytes]:
+    """Return the two pieces of JSON that `pdu` is stored as."""
+    raw = pdu.raw
+    client = {"event_id": pdu.event_id, "room_id": pdu.room_id}
+    for key in CLIENT_KEYS:
+        if key in raw:
+            client[key] = raw[key]
+    rest = {
+        key: value
+        for key, value in raw.items()
+        if key not in CLIENT_KEYS and key not in ("room_id", "event_id", "unsigned")
+    }
+    return orjson.dumps(client), orjson.dumps(rest)
+
+
+def join_pdu(client: bytes, rest: bytes, version: RoomVersion) -> Pdu:
+    """Return the PDU that was stored in these two pieces; the opposite of `split_pdu`."""
+    raw = orjson.loads(client)
+    event_id = raw["event_id"]
+    if version.event_id_format is not EventIdFormat.FIELD:
+        del raw["event_id"]
+    if version.room_id_is_create_hash and raw["type"] == "m.room.create":
+        del raw["room_id"]
+    raw.update(orjson.loads(rest))
+    return trust_pdu(raw, version, event_id)
+
+
+def append_event(
+    tx: Transaction,
+    *,
+    nid: int,
+    room: int,
+    pos: Pos | None,
+    pdu: Pdu,
+    line: int,
+    seq: int,
+    relation: Relation,
+    flags: int,
+    client: bytes,
+    rest: bytes,
+) -> None:
+    """Record one event. `line`, `seq`: the state after it."""
+    tx.execute(
+        "INSERT INTO event (nid, event_id, room, pos, depth, type, sender, state_key, ts_ms,"
+        " line, seq, thread, rel_type, rel_to, flags, client, rest)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        nid, pdu.event_id, room, pos, pdu.depth, pdu.type, pdu.sender, pdu.state_key,
+        pdu.origin_server_ts, line, seq, relation.thread, relation.rel_type, relation.rel_to,
+        flags, client, rest,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """What `m.relates_to` of an event says, in the columns that are searched."""
+
+    thread: str | None = None
+    rel_type: str | None = None
+    rel_to: str | None = None
+
+
+def relation_of(content: dict[str, Any]) -> Relation:
+    """Read `m.relates_to`; anything malformed is no relation."""
+    relates_to = content.get("m.relates_to")
+    if not isinstance(relates_to, dict):
+        return Relation()
+    rel_type, event_id = relates_to.get("rel_type"), relates_to.get("event_id")
+    if not isinstance(rel_type, str) or not isinstance(event_id, str):
+        return Relation()
+    if len(rel_type) > 255 or len(event_id) > 255:
+        return Relation()
+    return Relation(event_id if rel_type == "m.thread" else None, rel_type, event_id)
+
+
+async def find_event(db: Database, event_id: str) -> tuple[int, StoredEvent] | None:
+    """Return the room's nid and the event with this id, whatever its standing."""
+    row = await db.row(f"SELECT room, {COLUMNS} FROM event WHERE event_id = ?", event_id)
+    return None if row is None else (row[0], event_from(row[1:]))
+
+
+async def events_by_nid(db: Database, nids: list[int]) -> dict[int, StoredEvent]:
+    """Return these events by nid; those that do not exist are absent."""
+    found: dict[int, StoredEvent] = {}
+    for start in range(0, len(nids), 500):
+        for row in await db.rows(
+            *in_list(f"SELECT {COLUMNS} FROM event WHERE nid IN (??)", nids[start : start + 500])
+        ):
+            found[row[0]] = event_from(row)
+    return found
+
+
+async def pdus_by_nid(db: Database, nids: list[int], version: RoomVersion) -> dict[int, Pdu]:
+    """Return these events as whole PDUs, by nid; redacted ones in their pruned form."""
+    found: dict[int, Pdu] = {}
+    for start in range(0, len(nids), 500):
+        for nid, flags, client, rest in await db.rows(
+            *in_list(
+                "SELECT nid, flags, client, rest FROM event WHERE nid IN (??)",
+                nids[start : start + 500],
+            )
+        ):
+            pdu = join_pdu(client, rest, version)
+            found[nid] = redact_pdu(pdu, version) if flags & REDACTED else pdu
+    return found
+
+
+async def events_after(
+    db: Database, room: int, after: int, upto: int, limit: int
+) -> list[StoredEvent]:
+    """Return at most `limit` live events with after < pos <= upto, the *latest* ones, ascending."""
+    rows = await db.rows(
+        f"SELECT {COLUMNS} FROM event WHERE room = ? AND pos > ? AND pos <= ?"
+        " ORDER BY pos DESC LIMIT ?",
+        room, after, upto, limit,
+    )  # fmt: skip
+    return [event_from(row) for row in reversed(rows)]
+
+
+async def last_position(db: Database, room: int, upto: int) -> int:
+    """Return the position of the room's last live event at or before `upto`; 0 if none."""
+    row = await db.row(
+        "SELECT pos FROM event WHERE room = ? AND pos > 0 AND pos <= ? ORDER BY pos DESC LIMIT 1",
+        room, upto,
+    )  # fmt: skip
+    return 0 if row is None else row[0]
+
+
+async def events_by_depth(
+    db: Database,
+    room: int,
+    place: tuple[int, int],
+    *,
+    backwards: bool,
+    bound: int | None,
+    limit: int,
+) -> list[StoredEvent]:
+    """Return a page of a room in topological order, beginning beyond `place` (depth, pos).
+
+    Going backwards means towards older events. `bound` leaves out live events with a greater
+    position: those that a reader whose membership ended must not see, or that a token excludes.
+    """
+    compare, order = ("<", "DESC") if backwards else (">", "ASC")
+    rows = await db.rows(
+        f"SELECT {COLUMNS} FROM event WHERE room = ? AND (depth, pos) {compare} (?, ?)"
+        f" AND pos IS NOT NULL AND pos <= ? ORDER BY depth {order}, pos {order} LIMIT ?",
+        room, *place, 2**62 if bound is None else bound, limit,
+    )  # fmt: skip
+    return [event_from(row) for row in rows]
+
+
+async def transaction_ids(
+    db: Database, user_id: str, device_id: str, event_ids: list[str]
+) -> dict[str, str]:
+    """Return which of these events this device sent, with the transaction id of each."""
+    rows = await db.rows(
+        *in_list(
+            "SELECT event_id, txn_id FROM txn WHERE event_id IN (??)"
+            " AND user_id = ? AND device_id = ?",
+            event_ids, user_id, device_id,
+        )
+    )  # fmt: skip
+    return dict(rows)
+
+
+async def find_transaction(
+    db: Database, user_id: str, device_id: str, scope: str, txn_id: str
+) -> str | None:
+    """Return the event that this transaction id was answered with, if it was."""
+    row = await db.row(
+        "SELECT event_id FROM txn WHERE user_id = ? AND device_id = ? AND scope = ?"
+        " AND txn_id = ?",
+        user_id, device_id, scope, txn_id,
+    )  # fmt: skip
+    return None if row is None else row[0]
+
+
+def append_transaction(
+    tx: Transaction,
+    *,
+    user_id: str,
+    device_id: str,
+    scope: str,
+    txn_id: str,
+    event_id: str,
+    now_ms: int,
+) -> None:
+    """Remember what a transaction id was answered with.
+
+    A guard: were another worker faster with the same transaction id, the whole job is undone,
+    and its event is the answer.
+    """
+    tx.guard(
+        "INSERT INTO txn (user_id, device_id, scope, txn_id, event_id, ts_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        user_id, device_id, scope, txn_id, event_id, now_ms,
+    )  # fmt: skip
+
+
+def append_redaction(tx: Transaction, *, target: str, event: int, applied: bool) -> None:
+    """Record that `event` redacts `target`; it need not be known yet."""
+    tx.execute(
+        "INSERT INTO redaction (target, event, applied) VALUES (?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        target, event, int(applied),
+    )  # fmt: skip
+
+
+def mark_redacted(tx: Transaction, event: int) -> None:
+    """Flag an event as redacted: readers get its pruned form from now on."""
+    tx.execute(f"UPDATE event SET flags = flags | {REDACTED} WHERE nid = ?", event)
+
+
+async def applied_redactions(db: Database, event_ids: list[str]) -> dict[str, int]:
+    """Return, for those of these events that are redacted, the nid of the redacting event."""
+    rows = await db.rows(
+        *in_list(
+            "SELECT target, min(event) FROM redaction WHERE target IN (??) AND applied = 1"
+            " GROUP BY target",
+            event_ids,
+        )
+    )
+    return dict(rows)

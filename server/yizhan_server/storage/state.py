@@ -1,0 +1,237 @@
+"""The state log, the current line, and the interned keys of both.
+
+Key k at a point (line, seq) is its row with the greatest seq' <= seq in that line, else what
+the parent line says at the place where this line begins. Event 0 means that the key was removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from yizhan_database import Database, Pos, Transaction, in_list
+
+StateKey = tuple[str, str]
+"""(event type, state key)"""
+
+REMOVED = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Point:
+    """A place in the state log: the state after some event."""
+
+    line: int
+    seq: int
+
+
+def intern_key(tx: Transaction, nid: int, key: StateKey) -> None:
+    """Record the number of a state key.
+
+    A guard: it fails when another worker gave the same key another number meanwhile.
+    """
+    tx.guard(
+        "INSERT INTO state_key (nid, type, state_key) VALUES (?, ?, ?)"
+        " ON CONFLICT (type, state_key) DO UPDATE SET nid = excluded.nid"
+        " WHERE state_key.nid = excluded.nid",
+        nid, *key,
+    )  # fmt: skip
+
+
+async def find_key(db: Database, key: StateKey) -> int | None:
+    """Return the number of a state key, if any room ever had it."""
+    row = await db.row("SELECT nid FROM state_key WHERE type = ? AND state_key = ?", *key)
+    return None if row is None else row[0]
+
+
+async def keys_by_nid(db: Database, nids: list[int]) -> dict[int, StateKey]:
+    """Return these state keys by number."""
+    found: dict[int, StateKey] = {}
+    for start in range(0, len(nids), 500):
+        for nid, kind, state_key in await db.rows(
+            *in_list(
+                "SELECT nid, type, state_key FROM state_key WHERE nid IN (??)",
+                nids[start : start + 500],
+            )
+        ):
+            found[nid] = (kind, state_key)
+    return found
+
+
+async def keys_of_type(db: Database, room: int, kind: str) -> list[int]:
+    """Return the numbers of the keys of one type that the room's current line ever held."""
+    rows = await db.rows(
+        "SELECT DISTINCT c.key FROM state_key AS k JOIN current_state AS c"
+        " ON c.room = ? AND c.key = k.nid WHERE k.type = ?",
+        room, kind,
+    )  # fmt: skip
+    return [key for (key,) in rows]
+
+
+# The state log
+
+
+def open_line(tx: Transaction, line: int, room: int, parent: Point | None, depth: int) -> None:
+    """Begin a line, at the room's first event or where `parent` forks."""
+    tx.execute(
+        "INSERT INTO state_line (line, room, parent, parent_seq, depth, head)"
+        " VALUES (?, ?, ?, ?, ?, 0)",
+        line, room, None if parent is None else parent.line,
+        None if parent is None else parent.seq, depth,
+    )  # fmt: skip
+
+
+def append_state(tx: Transaction, point: Point, changes: Mapping[int, int]) -> None:
+    """Write the changes that lead to `point`, the new head of its line: key number -> event."""
+    tx.guard(
+        "UPDATE state_line SET head = ? WHERE line = ? AND head = ?",
+        point.seq, point.line, point.seq - 1,
+    )  # fmt: skip
+    tx.execute_many(
+        "INSERT INTO state_log (line, key, seq, event) VALUES (?, ?, ?, ?)",
+        [(point.line, key, point.seq, event) for key, event in changes.items()],
+    )
+
+
+async def line_head(db: Database, line: int) -> tuple[int, int]:
+    """Return (head, depth) of a line."""
+    row = await db.row("SELECT head, depth FROM state_line WHERE line = ?", line)
+    assert row is not None, "every line that a point names exists"
+    return row[0], row[1]
+
+
+async def ancestry(db: Database, point: Point) -> list[Point]:
+    """Return `point` and the places where its line and each ancestor begin, innermost first."""
+    places = [point]
+    while True:
+        row = await db.row(
+            "SELECT parent, parent_seq FROM state_line WHERE line = ?", places[-1].line
+        )
+        assert row is not None, "every line that a point names exists"
+        if row[0] is None:
+            return places
+        places.append(Point(row[0], row[1]))
+
+
+async def state_event_at(db: Database, point: Point, key: int) -> int | None:
+    """Return the event of a key in the state at `point`."""
+    for place in await ancestry(db, point):
+        row = await db.row(
+            "SELECT event FROM state_log WHERE line = ? AND key = ? AND seq <= ?"
+            " ORDER BY seq DESC LIMIT 1",
+            place.line, key, place.seq,
+        )  # fmt: skip
+        if row is not None:
+            return row[0] or None
+    return None
+
+
+async def full_state_at(db: Database, point: Point) -> dict[int, int]:
+    """Return the whole state at `point`: key number -> event."""
+    state: dict[int, int] = {}
+    for place in reversed(await ancestry(db, point)):
+        rows = await db.rows(
+            "SELECT l.key, l.event FROM state_log AS l JOIN"
+            " (SELECT key, max(seq) AS seq FROM state_log WHERE line = ? AND seq <= ? GROUP BY key)"
+            " AS newest ON l.line = ? AND l.key = newest.key AND l.seq = newest.seq",
+            place.line, place.seq, place.line,
+        )  # fmt: skip
+        state.update((key, event) for key, event in rows)
+    return {key: event for key, event in state.items() if event != REMOVED}
+
+
+async def differing_keys(db: Database, one: Point, other: Point) -> set[int]:
+    """Return the keys whose event differs between two points of one room.
+
+    Reads only rows written since the points' common ancestor.
+    """
+    mine = {place.line: place.seq for place in await ancestry(db, one)}
+    theirs = {place.line: place.seq for place in await ancestry(db, other)}
+    common = next(line for line in mine if line in theirs)
+    touched: set[int] = set()
+    for side in (mine, theirs):
+        for line, seq in side.items():
+            if line == common:
+                break
+            touched |= {
+                key
+                for (key,) in await db.rows(
+                    "SELECT key FROM state_log WHERE line = ? AND seq <= ?", line, seq
+                )
+            }
+    low, high = sorted((mine[common], theirs[common]))
+    touched |= {
+        key
+        for (key,) in await db.rows(
+            "SELECT key FROM state_log WHERE line = ? AND seq > ? AND seq <= ?", common, low, high
+        )
+    }
+    return {
+        key
+        for key in touched
+        if await state_event_at(db, one, key) != await state_event_at(db, other, key)
+    }
+
+
+# The current line
+
+
+def append_current_state(tx: Transaction, room: int, pos: Pos, changes: Mapping[int, int]) -> None:
+    """Record that the room's current state changed at `pos`: key number -> event."""
+    tx.execute_many(
+        "INSERT INTO current_state (room, key, pos, event) VALUES (?, ?, ?, ?)",
+        [(room, key, pos, event) for key, event in changes.items()],
+    )
+
+
+async def current_state_event(db: Database, room: int, key: int, pos: int) -> int | None:
+    """Return the event of a key in the room's current state as of `pos`."""
+    row = await db.row(
+        "SELECT event FROM current_state WHERE room = ? AND key = ? AND pos <= ?"
+        " ORDER BY pos DESC LIMIT 1",
+        room, key, pos,
+    )  # fmt: skip
+    return None if row is None else row[0] or None
+
+
+async def current_state_but_members(db: Database, room: int, pos: int) -> dict[int, int]:
+    """Return the room's current state as of `pos` without member events: key number -> event."""
+    rows = await db.rows(
+        "SELECT c.key, c.event FROM current_state AS c JOIN"
+        " (SELECT s.key AS key, max(s.pos) AS pos FROM current_state AS s"
+        " JOIN state_key AS k ON k.nid = s.key"
+        " WHERE s.room = ? AND s.pos <= ? AND k.type <> 'm.room.member' GROUP BY s.key)"
+        " AS newest ON c.room = ? AND c.key = newest.key AND c.pos = newest.pos",
+        room, pos, room,
+    )  # fmt: skip
+    return {key: event for key, event in rows if event != REMOVED}
+
+
+async def current_state(db: Database, room: int, pos: int) -> dict[int, int]:
+    """Return the room's whole current state as of `pos`: key number -> event."""
+    rows = await db.rows(
+        "SELECT c.key, c.event FROM current_state AS c JOIN"
+        " (SELECT key, max(pos) AS pos FROM current_state WHERE room = ? AND pos <= ? GROUP BY key)"
+        " AS newest ON c.room = ? AND c.key = newest.key AND c.pos = newest.pos",
+        room, pos, room,
+    )  # fmt: skip
+    return {key: event for key, event in rows if event != REMOVED}
+
+
+async def current_state_changes(
+    db: Database, room: int, after: int, upto: int
+) -> dict[int, int]:
+    """Return the latest change of each key of the current state in (after, upto]; 0 = removed."""
+    rows = await db.rows(
+        "SELECT key, event FROM current_state WHERE room = ? AND pos > ? AND pos <= ? ORDER BY pos",
+        room, after, upto,
+    )  # fmt: skip
+    return dict(rows)
+
+
+async def current_state_history(db: Database, room: int, key: int) -> list[tuple[int, int]]:
+    """Return (pos, event) of every change of one key of the current state, ascending."""
+    rows = await db.rows(
+        "SELECT pos, event FROM current_state WHERE room = ? AND key = ? ORDER BY pos", room, key
+    )
+    return [(pos, event) for pos, event in rows]

@@ -1,0 +1,412 @@
+"""One room's section of a sync: timeline, state, summary, counts, receipts.
+
+Everything is read as of one stream position, `upto`: what arrives meanwhile belongs to the
+next answer. State comes from the room's current line only.
+
+Spec: client-server API, "Syncing", "Lazy-loading room members".
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from yizhan_database import Database
+
+from yizhan_server.ephemeral.receipts import Receipts
+from yizhan_server.ephemeral.unread import Counts, UnreadCounts
+from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.protocol.stream_token import PageToken
+from yizhan_server.rooms.access import ReadableRoom, RoomAccess
+from yizhan_server.rooms.rendering import EventRenderer, Reader
+from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import rooms as stored_rooms
+from yizhan_server.storage import state as stored_state
+from yizhan_server.storage.events import StoredEvent
+from yizhan_server.sync.filters import (
+    DEFAULT_TIMELINE_LIMIT,
+    MAX_TIMELINE_LIMIT,
+    SyncFilter,
+)
+
+JsonObject = dict[str, Any]
+
+HEROES = 5
+
+STRIPPED_TYPES = (
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+)
+"""State that somebody invited or knocking is shown. Spec: "Stripped state"."""
+
+DEVICES_REMEMBERED = 2000
+MEMBERS_REMEMBERED = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a sync covers: the positions in (after, upto]; `after` None for an initial one."""
+
+    after: int | None
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncDevice:
+    """Who syncs, and what of it they want."""
+
+    user_id: UserID
+    device_id: str
+    wanted: SyncFilter
+    full_state: bool
+    use_state_after: bool
+    ignored: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Timeline:
+    events: list[StoredEvent]
+    limited: bool
+    start: int
+    """The state before the timeline is the current state as of this position."""
+    prev_batch: str
+
+
+class LazyMembers:
+    """Which member events each device has been sent, so that few are sent twice."""
+
+    def __init__(self) -> None:
+        self._sent: OrderedDict[tuple[str, str], OrderedDict[tuple[int, str], int]] = OrderedDict()
+
+    def forget(self, device: tuple[str, str]) -> None:
+        """An initial sync begins: the device has nothing."""
+        self._sent.pop(device, None)
+
+    def unsent(self, device: tuple[str, str], room: int, members: dict[str, int]) -> set[int]:
+        """Return the member events among `members` (user -> event) not yet sent; they are now."""
+        sent = self._sent.setdefault(device, OrderedDict())
+        self._sent.move_to_end(device)
+        while len(self._sent) > DEVICES_REMEMBERED:
+            self._sent.popitem(last=False)
+        fresh = set()
+        for user, event in members.items():
+            if sent.get((room, user)) != event:
+                sent[room, user] = event
+                fresh.add(event)
+        while len(sent) > MEMBERS_REMEMBERED:
+            sent.popitem(last=False)
+        return fresh
+
+
+class RoomSections:
+    """Builds the sections of single rooms."""
+
+    def __init__(
+        self,
+        db: Database,
+        keys: StateKeys,
+        access: RoomAccess,
+        renderer: EventRenderer,
+        receipts: Receipts,
+        unread: UnreadCounts,
+    ) -> None:
+        self._db = db
+        self._keys = keys
+        self._access = access
+        self._renderer = renderer
+        self._receipts = receipts
+        self._unread = unread
+        self._lazy = LazyMembers()
+
+    def begin(self, device: SyncDevice) -> None:
+        """An initial sync of a device begins."""
+        self._lazy.forget((device.user_id, device.device_id))
+
+    async def joined(
+        self,
+        device: SyncDevice,
+        readable: ReadableRoom,
+        window: Window,
+        *,
+        account_data: list[JsonObject],
+        typing: list[UserID] | None,
+        receipts_changed: bool,
+    ) -> JsonObject | None:
+        """Return the section of a joined room; None when nothing in it changed.
+
+        A receipt that is not shown (the user's own, from another device) still changes the counts.
+        """
+        room, wanted = readable.room, device.wanted
+        section: JsonObject = {}
+        timeline = await self._timeline(device, readable, window)
+        state = await self._state(device, readable, window, timeline)
+        ephemeral = await self._ephemeral(device, room, window, typing)
+        data = [each for each in account_data if wanted.room_account_data.passes_object(each)]
+        if not (
+            window.after is None
+            or timeline.events
+            or timeline.limited
+            or state
+            or ephemeral
+            or data
+            or receipts_changed
+        ):
+            return None
+        reader = Reader(readable, device.device_id)
+        section["timeline"] = await self._timeline_json(reader, timeline)
+        section["state_after" if device.use_state_after else "state"] = {
+            "events": await self._fragments(reader, state)
+        }
+        section["account_data"] = {"events": data}
+        section["ephemeral"] = {"events": ephemeral}
+        counts = await self._unread.of(room, device.user_id, window.upto)
+        section.update(_counts_json(counts, by_thread=wanted.timeline.unread_thread_notifications))
+        if window.after is None or any(
+            event.type == "m.room.member" for event in (*timeline.events, *state)
+        ):
+            section["summary"] = await self._summary(room, device.user_id)
+        return section
+
+    async def left(
+        self, device: SyncDevice, readable: ReadableRoom, window: Window,
+        account_data: list[JsonObject],
+    ) -> JsonObject:  # fmt: skip
+        """Return the section of a room that the user left within the window."""
+        upto = Window(window.after, min(window.upto, readable.upto))
+        timeline = await self._timeline(device, readable, upto)
+        state = await self._state(device, readable, upto, timeline)
+        reader = Reader(readable, device.device_id)
+        wanted = device.wanted.room_account_data
+        return {
+            "timeline": await self._timeline_json(reader, timeline),
+            "state_after" if device.use_state_after else "state": {
+                "events": await self._fragments(reader, state)
+            },
+            "account_data": {"events": [e for e in account_data if wanted.passes_object(e)]},
+        }
+
+    async def departure(self, device: SyncDevice, room: Room, event: int) -> JsonObject:
+        """Return the section for a room whose invitation or knock came to nothing."""
+        found = await stored_events.events_by_nid(self._db, [event])
+        rendered = await self._renderer.render_plain(room, list(found.values()))
+        return {
+            "timeline": {
+                "events": [orjson.Fragment(each) for each in rendered],
+                "limited": False,
+            },
+            "state": {"events": []},
+        }
+
+    async def stripped(self, room: Room, user_id: UserID) -> list[JsonObject]:
+        """Return the stripped state for somebody invited or knocking."""
+        events = [await room.state_event(kind) for kind in STRIPPED_TYPES]
+        member = await room.state_event("m.room.member", user_id)
+        if member is not None:
+            events.append(await room.state_event("m.room.member", member.pdu.sender))
+            if member.pdu.sender != user_id:
+                events.append(member)
+        return [
+            {
+                "type": event.pdu.type,
+                "sender": event.pdu.sender,
+                "state_key": event.pdu.state_key,
+                "content": event.pdu.content,
+                # Not in the stripped form, but what clients order their invitations by.
+                **(
+                    {"origin_server_ts": event.pdu.origin_server_ts, "event_id": event.pdu.event_id}
+                    if event is member
+                    else {}
+                ),
+            }
+            for event in events
+            if event is not None
+        ]
+
+    async def _timeline(
+        self, device: SyncDevice, readable: ReadableRoom, window: Window
+    ) -> _Timeline:
+        """Return the last events of the window that the reader wants and may see."""
+        wanted = device.wanted.timeline
+        limit = DEFAULT_TIMELINE_LIMIT if wanted.limit is None else wanted.limit
+        limit = min(limit, MAX_TIMELINE_LIMIT)
+        after, upto, room = window.after or 0, window.upto, readable.room
+        if not wanted.passes_room(room.room_id):
+            return _Timeline([], limited=False, start=upto, prev_batch=_place(upto))
+        if await room.last_position(upto) <= after:
+            return _Timeline([], limited=False, start=after, prev_batch=_place(after))
+        picked: list[StoredEvent] = []
+        end = upto
+        while True:
+            # One more than wanted tells whether there is a gap.
+            page = await room.events_after(after, end, limit + 1)
+            for event in reversed(await self._access.visible(readable, page)):
+                if (
+                    wanted.passes(event)
+                    and (event.sender not in device.ignored or event.state_key is not None)
+                ):
+                    picked.append(event)
+            if len(picked) > limit or len(page) <= limit:
+                break
+            end = page[0].pos - 1
+        limited = len(picked) > limit
+        picked = picked[:limit][::-1]
+        if picked:
+            first = picked[0]
+            # The token just before the first event, in the order that /messages pages by.
+            return _Timeline(
+                picked, limited, first.pos - 1,
+                PageToken(first.depth, first.pos, None).serialize(),
+            )  # fmt: skip
+        return _Timeline([], limited, upto, _place(upto))
+
+    async def _state(
+        self, device: SyncDevice, readable: ReadableRoom, window: Window, timeline: _Timeline
+    ) -> list[StoredEvent]:
+        """Return the state that the client lacks, before the timeline or (state_after) after it."""
+        room, wanted = readable.room, device.wanted.state
+        if not wanted.passes_room(room.room_id):
+            return []
+        at = window.upto if device.use_state_after else timeline.start
+        full = window.after is None or device.full_state
+        lazy = wanted.lazy_load_members
+        if full:
+            if not timeline.events and not device.use_state_after:
+                at = window.upto
+            read = stored_state.current_state_but_members if lazy else stored_state.current_state
+            chosen = list((await read(self._db, room.nid, at)).values())
+        elif timeline.limited or device.use_state_after:
+            changes = await stored_state.current_state_changes(
+                self._db, room.nid, window.after or 0, at
+            )
+            chosen = [event for event in changes.values() if event != stored_state.REMOVED]
+        else:
+            # Without a gap only what changed without an event of the timeline is news.
+            if await room.last_position(window.upto) <= (window.after or 0):
+                chosen = []
+            else:
+                shown = {event.nid for event in timeline.events}
+                changes = await stored_state.current_state_changes(
+                    self._db, room.nid, window.after or 0, window.upto
+                )
+                chosen = [
+                    event
+                    for event in changes.values()
+                    if event not in shown and event != stored_state.REMOVED
+                ]
+        if lazy:
+            chosen += await self._lazy_members(device, room, timeline, at, chosen, full=full)
+        events = await stored_events.events_by_nid(self._db, chosen)
+        return [event for event in events.values() if wanted.passes(event)]
+
+    async def _lazy_members(
+        self,
+        device: SyncDevice,
+        room: Room,
+        timeline: _Timeline,
+        at: int,
+        chosen: list[int],
+        *,
+        full: bool,
+    ) -> list[int]:
+        """Return the member events of the timeline's senders that this device lacks."""
+        senders = {event.sender for event in timeline.events}
+        if full:
+            senders.add(device.user_id)
+        members: dict[str, int] = {}
+        for sender in senders:
+            key = await self._keys.find(("m.room.member", sender))
+            if key is None:
+                continue
+            event = await stored_state.current_state_event(self._db, room.nid, key, at)
+            if event is not None:
+                members[sender] = event
+        unsent = self._lazy.unsent((device.user_id, device.device_id), room.nid, members)
+        if device.wanted.state.include_redundant_members:
+            unsent = set(members.values())
+        return [event for event in unsent if event not in chosen]
+
+    async def _ephemeral(
+        self, device: SyncDevice, room: Room, window: Window, typing: list[UserID] | None
+    ) -> list[JsonObject]:
+        wanted = device.wanted.ephemeral
+        if not wanted.passes_room(room.room_id):
+            return []
+        events: list[JsonObject] = []
+        if wanted.passes_type("m.receipt"):
+            receipts = await self._receipts.changed(
+                room, device.user_id, window.after or 0, window.upto
+            )
+            if receipts:
+                events.append({"type": "m.receipt", "content": receipts})
+        if typing is not None and wanted.passes_type("m.typing"):
+            events.append({"type": "m.typing", "content": {"user_ids": typing}})
+        return events
+
+    async def _timeline_json(self, reader: Reader, timeline: _Timeline) -> JsonObject:
+        return {
+            "events": await self._fragments(reader, timeline.events),
+            "limited": timeline.limited,
+            "prev_batch": timeline.prev_batch,
+        }
+
+    async def _fragments(
+        self, reader: Reader, events: list[StoredEvent]
+    ) -> list[orjson.Fragment]:
+        return [orjson.Fragment(each) for each in await self._renderer.render(reader, events)]
+
+    async def _summary(self, room: Room, user_id: UserID) -> JsonObject:
+        """Return the counts, and whom to name the room after if it has no name."""
+        counts = await stored_rooms.membership_counts(self._db, room.nid)
+        summary: JsonObject = {
+            "m.joined_member_count": counts.get("join", 0),
+            "m.invited_member_count": counts.get("invite", 0),
+        }
+        named = await room.state_event("m.room.name")
+        alias = await room.state_event("m.room.canonical_alias")
+        if (named is None or not named.pdu.content.get("name")) and (
+            alias is None or not alias.pdu.content.get("alias")
+        ):
+            heroes = await stored_rooms.first_members(
+                self._db, room.nid, ("join", "invite"), user_id, HEROES
+            )
+            if not heroes:
+                heroes = await stored_rooms.first_members(
+                    self._db, room.nid, ("leave", "ban"), user_id, HEROES
+                )
+            summary["m.heroes"] = [user for user, _ in heroes]
+        return summary
+
+
+def _place(pos: int) -> str:
+    """Return a page token from which going backwards yields everything up to `pos`."""
+    return PageToken(2**53, pos, pos).serialize()
+
+
+def _counts_json(counts: Counts, *, by_thread: bool) -> JsonObject:
+    notify, highlight = counts.notify, counts.highlight
+    if not by_thread:
+        return {"unread_notifications": _count(notify, highlight)}
+    threads = counts.threads
+    return {
+        "unread_notifications": _count(
+            notify - sum(each[0] for each in threads.values()),
+            highlight - sum(each[1] for each in threads.values()),
+        ),
+        "unread_thread_notifications": {
+            root: _count(*each) for root, each in threads.items() if any(each)
+        },
+    }
+
+
+def _count(notify: int, highlight: int) -> JsonObject:
+    return {"notification_count": notify, "highlight_count": highlight}
+

@@ -1,0 +1,300 @@
+"""Classic /sync: one answer about everything that changed for a user, and the long poll for it.
+
+Spec: client-server API, "Syncing".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from yizhan_database import Database
+
+from yizhan_server.accounts.requester import Requester
+from yizhan_server.e2ee.device_lists import DeviceLists
+from yizhan_server.e2ee.keys import Keys
+from yizhan_server.e2ee.to_device import ToDevice
+from yizhan_server.ephemeral.counter import EphemeralCounter
+from yizhan_server.ephemeral.presence import Presence
+from yizhan_server.ephemeral.receipts import Receipts
+from yizhan_server.ephemeral.typing import Typing
+from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.protocol.stream_token import SyncToken
+from yizhan_server.rooms.access import ReadableRoom, RoomAccess
+from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.room import LATEST, Room
+from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.storage import rooms as stored_rooms
+from yizhan_server.storage import state as stored_state
+from yizhan_server.storage.rooms import Membership
+from yizhan_server.streams import Stream
+from yizhan_server.sync.account_data import AccountDataChanges
+from yizhan_server.sync.filters import SyncFilter
+from yizhan_server.sync.rooms import RoomSections, SyncDevice, Window
+
+JsonObject = dict[str, Any]
+
+YIELD_EVERY = 20
+"""Rooms of an initial sync that are built before other requests get their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """What a client asked for."""
+
+    requester: Requester
+    since: SyncToken | None
+    wanted: SyncFilter
+    timeout_ms: int
+    full_state: bool
+    use_state_after: bool
+    set_presence: str
+
+
+class Sync:
+    """Answers /sync."""
+
+    def __init__(
+        self,
+        db: Database,
+        stream: Stream,
+        rooms: Rooms,
+        keys: StateKeys,
+        access: RoomAccess,
+        sections: RoomSections,
+        account_data: AccountDataChanges,
+        receipts: Receipts,
+        counter: EphemeralCounter,
+        typing: Typing,
+        presence: Presence,
+        to_device: ToDevice,
+        device_lists: DeviceLists,
+        e2ee_keys: Keys,
+    ) -> None:
+        self._db = db
+        self._stream = stream
+        self._rooms = rooms
+        self._keys = keys
+        self._access = access
+        self._sections = sections
+        self._account_data = account_data
+        self._receipts = receipts
+        self._counter = counter
+        self._typing = typing
+        self._presence = presence
+        self._to_device = to_device
+        self._device_lists = device_lists
+        self._e2ee_keys = e2ee_keys
+
+    async def answer(self, request: SyncRequest) -> bytes:
+        """Return the answer's JSON, as soon as there is something, at the latest at time-out."""
+        requester = request.requester
+        since = request.since
+        if since is not None and (
+            since.epoch != self._stream.epoch or since.position > self._stream.position
+        ):
+            # From before a restore of the database: it proves nothing, and begins anew.
+            since = None
+        if since is not None:
+            await self._to_device.acknowledge(
+                requester.user_id, requester.device_id, since.position
+            )
+        self._presence.seen(requester.user_id, request.set_presence)
+        ignored = await self._account_data.ignored_users(requester.user_id)
+        device = SyncDevice(
+            requester.user_id, requester.device_id, request.wanted,
+            request.full_state, request.use_state_after, ignored,
+        )  # fmt: skip
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + request.timeout_ms / 1000
+        with self._stream.listen(requester.user_id, requester.device_id) as listener:
+            while True:
+                answer, changed = await self._build(device, since)
+                if changed or since is None or request.full_state:
+                    break
+                if self._stream.closing or listener.superseded:
+                    break
+                if not await listener.heard(deadline - loop.time()):
+                    break
+        return orjson.dumps(answer)
+
+    async def _build(
+        self, device: SyncDevice, since: SyncToken | None
+    ) -> tuple[JsonObject, bool]:
+        """Return the answer about (since, now], and whether there is anything in it."""
+        user_id, upto = device.user_id, self._stream.position
+        after = None if since is None else since.position
+        ephemeral = self._counter.value
+        heard = 0
+        if since is not None and since.boot == self._counter.boot:
+            heard = since.ephemeral
+        to_device, more = await self._to_device.pending(user_id, device.device_id, upto)
+        if more is not None:
+            # The rest of the messages comes with the next answer, and so must all else that
+            # is newer than them: the token is one number.
+            upto = more
+        window = Window(after, upto)
+        if after is None:
+            self._sections.begin(device)
+        changes = await self._account_data.changed(user_id, after, upto)
+        rooms = await self._rooms_section(device, window, changes.by_room, heard)
+        account_data = [
+            each
+            for each in changes.everywhere
+            if device.wanted.account_data.passes_object(each)
+        ]
+        presence = await self._presence_events(device, heard)
+        lists: JsonObject = {}
+        if after is not None:
+            changed, left = await self._device_lists.changed(user_id, after, upto)
+            lists = {"changed": changed, "left": left}
+        counts, fallback = await self._e2ee_keys.counts(user_id, device.device_id)
+        token = SyncToken(self._stream.epoch, upto, self._counter.boot, ephemeral)
+        answer: JsonObject = {
+            "next_batch": token.serialize(),
+            "device_one_time_keys_count": counts,
+            "device_unused_fallback_key_types": fallback,
+            "org.matrix.msc2732.device_unused_fallback_key_types": fallback,
+        }
+        parts = {
+            "rooms": rooms,
+            "account_data": {"events": account_data} if account_data else {},
+            "presence": {"events": presence} if presence else {},
+            "to_device": (
+                {"events": [orjson.Fragment(each) for each in to_device]} if to_device else {}
+            ),
+            "device_lists": {key: users for key, users in lists.items() if users},
+        }
+        answer.update((key, part) for key, part in parts.items() if part)
+        return answer, any(parts.values())
+
+    async def _rooms_section(
+        self,
+        device: SyncDevice,
+        window: Window,
+        account_data: Mapping[str, list[JsonObject]],
+        heard: int,
+    ) -> dict[str, dict[str, Any]]:
+        memberships = await stored_rooms.memberships_of_user(self._db, device.user_id)
+        by_nid = await self._loaded(memberships)
+        typing = self._typing.changed_after(heard)
+        joined_now = [m.room for m in memberships if m.membership == "join"]
+        receipts: set[int] = set()
+        if window.after is not None:
+            receipts = await self._receipts.rooms_changed(
+                device.user_id, joined_now, window.after, window.upto
+            )
+        sections: dict[str, dict[str, Any]] = {}
+        for index, membership in enumerate(memberships):
+            room = by_nid[membership.room]
+            if not device.wanted.passes_room(room.room_id):
+                continue
+            if window.after is None and index % YIELD_EVERY == YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+            kind, section = await self._room_section(
+                device, window, room, membership, account_data.get(room.room_id, []), typing,
+                receipts_changed=room.nid in receipts,
+            )  # fmt: skip
+            if section is not None:
+                sections.setdefault(kind, {})[room.room_id] = section
+        return sections
+
+    async def _room_section(
+        self,
+        device: SyncDevice,
+        window: Window,
+        room: Room,
+        membership: Membership,
+        account_data: list[JsonObject],
+        typing: Mapping[str, list[UserID]],
+        *,
+        receipts_changed: bool,
+    ) -> tuple[str, JsonObject | None]:
+        """Return under which kind a room goes, and its section."""
+        now = membership.membership
+        if membership.pos > window.upto:
+            # A newer membership than this answer covers: what held at `upto` is on the line.
+            now = await self._membership_at(room, device.user_id, window.upto) or "none"
+        changed = window.after is None or window.after < membership.pos <= window.upto
+        before = None
+        if window.after is not None and changed:
+            before = await self._membership_at(room, device.user_id, window.after)
+        if now == "join":
+            newly = changed and before != "join"
+            if not (
+                newly
+                or device.full_state
+                or receipts_changed
+                or account_data
+                or room.room_id in typing
+                or await room.last_position(window.upto) > (window.after or 0)
+            ):
+                return "join", None
+            if newly and window.after is not None:
+                everything = await self._account_data.changed(device.user_id, None, window.upto)
+                account_data = everything.by_room.get(room.room_id, [])
+            users = typing.get(room.room_id)
+            if newly and users is None:
+                users = self._typing.changed_after(0).get(room.room_id)
+            readable = ReadableRoom(room, device.user_id, "join", LATEST)
+            return "join", await self._sections.joined(
+                device, readable, Window(None, window.upto) if newly else window,
+                account_data=account_data, typing=users, receipts_changed=receipts_changed,
+            )  # fmt: skip
+        if not changed or now == "none":
+            return "none", None
+        if now in ("invite", "knock"):
+            if now == "invite" and membership.sender in device.ignored:
+                return "none", None
+            events = await self._sections.stripped(room, device.user_id)
+            return now, {f"{now}_state": {"events": events}}
+        return "leave", await self._left(device, window, room, membership, before, account_data)
+
+    async def _left(
+        self,
+        device: SyncDevice,
+        window: Window,
+        room: Room,
+        membership: Membership,
+        before: str | None,
+        account_data: list[JsonObject],
+    ) -> JsonObject | None:
+        if window.after is None and not device.wanted.include_leave:
+            return None
+        if window.after is not None and before == membership.membership:
+            return None
+        readable = ReadableRoom(room, device.user_id, membership.membership, membership.pos)
+        if before in ("invite", "knock") or not await self._access.was_joined(
+            room, device.user_id
+        ):
+            if window.after is None:
+                return None
+            return await self._sections.departure(device, room, membership.event)
+        return await self._sections.left(device, readable, window, account_data)
+
+    async def _membership_at(self, room: Room, user_id: UserID, pos: int) -> str | None:
+        key = await self._keys.find(("m.room.member", user_id))
+        if key is None:
+            return None
+        nid = await stored_state.current_state_event(self._db, room.nid, key, pos)
+        return None if nid is None else await self._access.membership_of_event(nid)
+
+    async def _loaded(self, memberships: list[Membership]) -> dict[int, Room]:
+        return await self._rooms.by_nid([membership.room for membership in memberships])
+
+    async def _presence_events(self, device: SyncDevice, heard: int) -> list[JsonObject]:
+        """Return changed presence of those who share a room with the user, and their own."""
+        changed = self._presence.changed_after(heard)
+        if not changed:
+            return []
+        shared = {*await stored_rooms.users_sharing_rooms(self._db, device.user_id)}
+        shared.add(device.user_id)
+        events = [
+            {"type": "m.presence", "sender": user, "content": content}
+            for user, content in changed.items()
+            if user in shared
+        ]
+        return [event for event in events if device.wanted.presence.passes_object(event)]
