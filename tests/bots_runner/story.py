@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import nio  # type: ignore[import-untyped]
+
 from yizhan_bots.conversation import (
     Answer,
     Greeted,
@@ -200,3 +202,13 @@ def says_back(incoming: Incoming) -> list[Outgoing]:
         return []
     text = f"{incoming.content.body}: {incoming.standing.value}"
     return [Outgoing(text, room_id=incoming.room_id)]
+
+
+def bodies(client: NioClient) -> list[str]:
+    """The texts that the client has read so far, in order."""
+    events = [event for _, event in client._seen]
+    return [
+        event.body
+        for event in events
+        if isinstance(event, nio.RoomMessageText | nio.RoomMessageNotice)
+    ]

@@ -1,14 +1,14 @@
 """A homeserver that lies to one of its users: a relay before a real one that changes /sync.
 
     async with TamperingRelay.open(homeserver.base_url) as liar:
-        liar.on_sync(lambda answer: ...)      # changes the answer in place
-        liar.forget("m.room.encrypted")       # or: holds back all to-device messages of a type
+        liar.on_sync(lambda answer: ...)  # changes the answer in place
 
 Everything else passes unchanged, so that a test says only what the lie is.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -34,8 +34,8 @@ class TamperingRelay:
         self._session = session
         self._on_sync: list[Callable[[JsonObject], None]] = []
         self._refused: Callable[[str, str], bool] = lambda _method, _path: False
-        self.requests: list[tuple[str, str]] = []
-        """(method, path) of everything that passed."""
+        self._requests: list[tuple[str, str]] = []
+        self._more = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
@@ -66,11 +66,19 @@ class TamperingRelay:
         self._on_sync.clear()
         self._refused = lambda _method, _path: False
 
+    async def has_seen(self, method: str, part: str, within: float = 20) -> None:
+        """Wait until a request with `part` in its path has come, refused or not."""
+        async with asyncio.timeout(within):
+            while not any(m == method and part in p for m, p in self._requests):
+                self._more.clear()
+                await self._more.wait()
+
     async def _pass_on(self, request: web.Request) -> web.Response:
-        self.requests.append((request.method, request.path))
+        self._requests.append((request.method, request.path))
+        self._more.set()
         if self._refused(request.method, request.path):
             return web.json_response({"errcode": "M_UNKNOWN", "error": "away"}, status=503)
-        headers = {k: v for k, v in request.headers.items() if k.lower() not in {"host"}}
+        headers = {k: v for k, v in request.headers.items() if k.lower() != "host"}
         url = URL(self._upstream + request.raw_path, encoded=True)
         body = await request.read()
         async with self._session.request(request.method, url, headers=headers, data=body) as answer:
