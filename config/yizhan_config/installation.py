@@ -122,7 +122,12 @@ def _toml(value: Value) -> str:
 
 def _entries() -> list[Entry]:
     return [
-        Entry("server_name", "", "服务器名，以后不能更改。", "It cannot be changed later."),
+        Entry(
+            "server_name",
+            "",
+            "服务器名，以后不能更改。",
+            "The name of the server; it cannot be changed later.",
+        ),
         Entry(
             "listen.client",
             "127.0.0.1:8008",
@@ -182,7 +187,11 @@ def _entries() -> list[Entry]:
             given=False,
         ),
         Entry(
-            "media.max_upload_bytes", 100_000_000, "上传上限（字节）。", "In bytes.", given=False
+            "media.max_upload_bytes",
+            100_000_000,
+            "上传文件的上限（字节）。",
+            "The largest upload, in bytes.",
+            given=False,
         ),
         Entry(
             "federation.allow",

@@ -1,5 +1,6 @@
 import base64
 import datetime as dt
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from yizhan_config.command import run
+from yizhan_config.command import _COMMANDS, _INIT, _UP, run
 from yizhan_config.settings import find_all_keys, load
+from yizhan_server.user_command import _COMMANDS as USER_COMMANDS
+from yizhan_testing.compose import ROOT
 from yizhan_testing.stand_ins import yizhan
 
 
@@ -231,6 +234,22 @@ def test_help_lists_every_command_in_the_language_of_the_locale(
         assert word in said
     assert run(["fly"]) == 64
     assert "yizhan fly" in capsys.readouterr().err
+
+
+def test_the_installation_guide_uses_only_commands_and_options_that_exist() -> None:
+    guide = (ROOT / "docs/operations/install.md").read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)).replace("\\\n", " ")
+    start = r"^(?:.*(?:-u yizhan |/bin/|exec homeserver ))?yizhan ([a-z]+)(.*)$"
+    typed = re.findall(start, blocks, re.MULTILINE)
+    assert {name for name, _ in typed} == {"help", "init", "up", "user", "bots"}
+    assert {"init", "up", "user", "bots"} <= set(_COMMANDS)
+    for name, rest in typed:
+        options = re.findall(r"--([a-z-]+)", rest)
+        known = {"init": _INIT, "up": _UP}.get(name)
+        if known is not None:
+            assert set(options) <= {option.name for option in known}
+    subcommands = {rest.split()[0] for name, rest in typed if name == "user"}
+    assert subcommands <= set(USER_COMMANDS)
 
 
 def test_the_command_imports_no_other_program() -> None:
