@@ -2,8 +2,10 @@
 
 Reads are `row`, `rows` and `scan`. A write is a `Transaction` that records statements and is
 then submitted; one writer commits many of them with one fsync and gives out the stream
-positions inside the commit, so that commit order is position order. Reading order:
-`transaction`, `database`, `sqlite`, `postgresql`, `migrations`.
+positions inside the commit, so that commit order is position order.
+
+Reading order: `transaction` and `database` (the contract), `jobs`, `sqlite` and
+`sqlite_writer`, `postgresql` and `postgresql_plan`, `migrations`, `in_list`, `opening`.
 """
 
 from .database import (

@@ -14,6 +14,7 @@ lock on a side file, which the kernel releases when the process dies, sees to th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import threading
@@ -214,7 +215,9 @@ class SqliteDatabase:
 
     def _hand_over(self, jobs: Sequence[Job]) -> None:
         """Called by the writer thread, once per batch."""
-        self._loop.call_soon_threadsafe(self._deliver, jobs)
+        # A loop that was closed without closing the database has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._deliver, jobs)
 
     def _deliver(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

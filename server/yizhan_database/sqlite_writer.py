@@ -3,6 +3,10 @@
 While a COMMIT waits for the disk, jobs queue up; the next transaction takes them all. A job
 whose guard fails is undone alone. An unexpected error undoes the whole batch, which is then
 run again job by job, so that only the culprit fails.
+
+The writer needs Python's global lock between any two statements. A program that computes a
+lot on its event loop should set `sys.setswitchinterval(0.001)`: beside a loop that never
+rested, the slowest of 300 commits took 31 ms with it and 260-1,600 ms without.
 """
 
 from __future__ import annotations

@@ -154,6 +154,21 @@ async def test_a_file_that_became_read_only_for_us_fails_writes_and_serves_reads
     assert await sqlite.row("SELECT count(*) FROM entry") == (1,)
 
 
+async def test_every_connection_waits_for_the_disk_and_keeps_foreign_keys(
+    connections: list[apsw.Connection], sqlite: SqliteDatabase
+) -> None:
+    # A loss of power cannot be staged here; what SQLite promises for it hangs on these.
+    await sqlite.commit(entry(1))
+    in_use = [connection for connection in connections if is_open(connection)]
+    assert len(in_use) >= 3
+    for connection in in_use:
+        settings = [
+            connection.execute(f"PRAGMA {name}").fetchall()[0][0]
+            for name in ("journal_mode", "synchronous", "foreign_keys", "wal_autocheckpoint")
+        ]
+        assert settings == ["wal", 2, 1, 0]
+
+
 async def test_the_log_is_emptied_while_reads_and_writes_go_on(
     sqlite: SqliteDatabase, file: Path
 ) -> None:
