@@ -46,10 +46,10 @@ def parse(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-async def prepare(server: Server, *, quick: bool) -> Contestant:
+async def prepare(server: Server) -> Contestant:
     server.make_new()
     async with server.running(), Api(server.base_url) as api:
-        people = await populate(api, quick=quick)
+        people = await populate(api)
     return Contestant(server, server.keep(), people)
 
 
@@ -95,7 +95,7 @@ async def run(arguments: argparse.Namespace) -> Results:
             )
             results.add_server(server.label, kind.version())
             print(f"preparing {server.label}", file=sys.stderr)
-            contestants.append(await prepare(server, quick=arguments.quick))
+            contestants.append(await prepare(server))
         # Round by round and not server by server: what the machine does meanwhile hits them alike.
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)

@@ -93,7 +93,7 @@ def summarise(cpu: float, operations: int, wall: float, taken: list[float]) -> S
 async def initial_sync(stage: Stage) -> Sample:
     owner = stage.people[0]
     # A new device each time: a server may keep the answer for one that asks again.
-    devices = [await stage.api.log_in(owner) for _ in range(4)]
+    devices = [await stage.api.log_in(owner) for _ in range(stage.times(10) + 1)]
     await stage.api.sync(devices.pop(), f"timeout=0&filter={LAZY}")
     return await stage.measure(
         [partial(stage.api.sync, device, f"timeout=0&filter={LAZY}") for device in devices]
@@ -193,7 +193,7 @@ async def keys_query(stage: Stage) -> Sample:
     body: JsonObject = {"device_keys": {person.user_id: [] for person in others}}
     await stage.api.ask("POST", "/keys/query", body, asker)
     return await stage.measure(
-        [lambda: stage.api.ask("POST", "/keys/query", body, asker)] * stage.times(20)
+        [lambda: stage.api.ask("POST", "/keys/query", body, asker)] * stage.times(60)
     )
 
 
@@ -229,8 +229,9 @@ async def messages_page(stage: Stage) -> Sample:
     person, room = stage.people[0], await stage.room_of(10)
     await at_once(10, [lambda: stage.api.send(person, room)] * 60)
     path = f"/rooms/{room}/messages?dir=b&limit=50"
+    await stage.api.ask("GET", path, person=person)
     return await stage.measure(
-        [lambda: stage.api.ask("GET", path, person=person)] * stage.times(50)
+        [lambda: stage.api.ask("GET", path, person=person)] * stage.times(120)
     )
 
 
@@ -259,7 +260,7 @@ CASES = (
 )
 
 
-async def populate(api: Api, *, quick: bool) -> list[Person]:
+async def populate(api: Api) -> list[Person]:
     """Make the people, and the history that an initial sync brings."""
     people: list[Person] = []
 
@@ -269,7 +270,7 @@ async def populate(api: Api, *, quick: bool) -> list[Person]:
     await at_once(4, [partial(register, number) for number in range(PEOPLE)])
     people.sort(key=lambda person: person.user_id)
     owner, *members = people[:10]
-    for _ in range(4 if quick else 20):
+    for _ in range(20):
         room = await api.create_public_room(owner, members)
         await at_once(10, [partial(api.send, person, room) for person in people[:10] * 2])
     return people

@@ -143,3 +143,18 @@ async def test_a_logged_out_device_disappears_for_others(town: Town) -> None:
     assert [device["device_id"] for device in await bob.sessions()] == [bob.device_id]
     left = {device["device_id"] for device in await alice.devices(bob.user_id)}
     assert left == {bob.device_id}
+
+
+async def test_a_strict_client_reads_nothing_of_an_unsigned_device(town: Town) -> None:
+    strict = await town.js(await town.person("alice"), exclude_insecure_devices=True)
+    await strict.sets_up_identity()
+    bob = await town.js(await town.person("bob"))
+    room = await share_room(strict, bob)
+
+    sent = await bob.says(room, "who am I?")
+    assert await strict.fails_to_read(sent) == "UNSIGNED_SENDER_DEVICE"
+
+    await bob.sets_up_identity()
+    await strict.sees_device(bob.user_id, bob.device_id)
+    sent = await bob.says(room, "it is me")
+    assert (await strict.reads(event_id=sent)).body == "it is me"
