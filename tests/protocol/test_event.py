@@ -126,6 +126,13 @@ def test_events_that_no_room_allows_are_not_made(changes: Any, error: type[Excep
         build(**changes)
 
 
+@pytest.mark.parametrize("target", [1, None, "", "$x", "$" + "x" * 255, ["$x:a.test"]])
+def test_what_cannot_be_an_event_is_not_redacted(target: Any) -> None:
+    pdu = build(type="m.room.redaction", content={"redacts": target})
+    assert pdu.redacts is None
+    assert parse_pdu(pdu.raw, V12).content == {"redacts": target}
+
+
 def test_versions_1_and_2_need_to_be_told_ids_and_hashes() -> None:
     right = {"event_id": EventID("$1:a.test"), "reference_hashes": {HASH_ID: b"h" * 32}}
     assert build(V1, **right).raw["prev_events"] == [[HASH_ID, {"sha256": "aGho" * 10 + "aGg"}]]
@@ -274,6 +281,13 @@ def test_a_wrong_content_hash_leaves_the_redacted_event(version: RoomVersion) ->
     left = with_content_hash_checked(altered, version)
     assert left == redact_pdu(pdu, version)
     assert (left.content, left.event_id, left.sender) == ({}, pdu.event_id, BOB)
+
+
+@pytest.mark.parametrize("odd", [None, [], "unsigned", 1, True])
+def test_what_is_no_object_is_no_event(odd: Any) -> None:
+    for version in ALL_VERSIONS:
+        with pytest.raises(InvalidPdu):
+            parse_pdu(odd, version)
 
 
 ODD = st.recursive(

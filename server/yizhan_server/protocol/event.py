@@ -14,6 +14,7 @@ from typing import Any
 from yizhan_server.protocol.canonical_json import (
     MAX_INTEGER,
     JsonObject,
+    JsonValue,
     NotCanonical,
     check_strict,
 )
@@ -91,12 +92,14 @@ class Pdu:
         return value if isinstance(value, str) else None
 
 
-def parse_pdu(raw: JsonObject, version: RoomVersion) -> Pdu:
+def parse_pdu(raw: JsonValue, version: RoomVersion) -> Pdu:
     """Return the event that another server (or our own database, long ago) spells.
 
     Raises InvalidPdu where types, sizes or identifiers are not those of the room version. The
     event ID, and in version 12 a create event's room ID, are computed from the reference hash.
     """
+    if not isinstance(raw, dict):
+        raise InvalidPdu("an event is a JSON object")
     if "unsigned" in raw:
         raw = {key: value for key, value in raw.items() if key != "unsigned"}
     try:
@@ -309,7 +312,10 @@ def _max_depth(version: RoomVersion) -> int:
 
 def _redacts(raw: JsonObject, content: JsonObject, version: RoomVersion) -> EventID | None:
     target = (content if version.redacts_in_content else raw).get("redacts")
-    return EventID(target) if isinstance(target, str) else None
+    try:
+        return parse_event_id(target) if isinstance(target, str) else None
+    except InvalidIdentifier:
+        return None  # there can be no such event
 
 
 def _with_hashes(
