@@ -241,26 +241,46 @@ async def test_who_changed_identity_is_refused_restored_and_decides(
 ) -> None:
     zhang, li, wang = asked
     code = li.code()
-    li.master_key = office.pins.published[li.user_id] = "the new key of 李四"
+    li.master_key = office.pins.published[li.user_id] = "NewKeyOfLiSi" + "x" * 31
     await li.says(f"1 {code}", standing=Standing.IDENTITY_CHANGED)
     assert f"成员 信任 {li.user_id}" in li.reads()[0]
 
-    await wang.says(f"!成员 信任 {li.user_id}")
+    await wang.says(f"!成员 信任 {li.user_id} NewKeyOfLiSi")
     assert "只有管理员" in wang.reads()[0]
     office.pins.administrators.add(wang.user_id)
     for standing in UNHEARD:
-        await wang.says(f"!成员 信任 {li.user_id}", standing=standing)
-    assert office.pins.pinned[li.user_id] != li.master_key
+        await wang.says(f"!成员 信任 {li.user_id} NewKeyOfLiSi", standing=standing)
     wang.reads()
     await wang.says("!成员 信任 @李四", room_id="!admins:office.test")
-    assert li.master_key in office.rooms["!admins:office.test"][-1].text
+    (check,) = wang.reads()
+    assert "NewK eyOf LiSi" in check
+    assert office.pins.pinned[li.user_id] != li.master_key
+    await wang.says(check.splitlines()[-1])
     assert office.pins.pinned[li.user_id] == li.master_key
+    assert "已恢复" in wang.reads()[0]
     assert "新身份" in li.reads()[0]
     trusts = [detail for matter, _, detail, _ in await office.record() if matter == "trust"]
     assert trusts == [f"pinned {li.user_id} {li.master_key}"]
 
     await li.says(f"1 {code}")
     assert await state_of(zhang) is State.APPROVED
+
+
+async def test_trust_that_was_held_back_does_not_pin_what_was_put_in_the_persons_place(
+    office: Office,
+) -> None:
+    li, chief = await office.newcomers("李四", "局长")
+    office.pins.administrators.add(chief.user_id)
+    pinned = office.pins.pinned[li.user_id]
+    office.pins.published[li.user_id] = "TheRealNewKeyOfLiSi"
+    held = chief.incoming_text(f"!成员 信任 {li.user_id} TheRealNewKe")
+    office.pins.published[li.user_id] = "TheKeyOfTheHomeserver"
+    await office.delivers(held)
+    for proof in ("", "T", "TheRealNewKe", "theKeyOfTheH"):
+        await chief.says(f"!成员 信任 {li.user_id} {proof}")
+    assert office.pins.pinned[li.user_id] == pinned
+    details = [detail for _, _, detail, _ in await office.record()]
+    assert details == ["another_fingerprint"] * 4
 
 
 async def test_an_unreadable_message_is_answered_once_until_a_readable_one(
@@ -284,3 +304,18 @@ async def test_a_redaction_after_the_fact_undoes_nothing(office: Office, asked: 
     await office.delivers(li.incoming(redacted, standing=Standing.UNENCRYPTED))
     assert await state_of(zhang) is State.APPROVED
     assert (await office.record())[-1][0] == "redaction"
+
+
+@pytest.mark.parametrize(
+    "hostile", ["\0", "\ud800", "\u202e", "{0}{x.__class__}", "'; --", "%s", "长" * 60_000]
+)
+async def test_hostile_text_is_answered_like_any_other(office: Office, hostile: str) -> None:
+    zhang, li = await office.newcomers("张三", "李四")
+    for text in (hostile, f"!{hostile}", f"请假 事由={hostile}", f"1 {li.code()}：{hostile}"):
+        assert await li.says(text) is not None
+    await zhang.says(f"请假 开始=明天 天数=1 事由=x{hostile[:300]} 审批人=李四")
+    await zhang.says(f"撤回 {hostile}")
+    await zhang.says(f"进度 {zhang.ref()}")
+    await zhang.reacts(hostile)
+    assert zhang.ref() in zhang.reads()[-1]
+    assert await state_of(zhang) is State.OPEN

@@ -336,7 +336,7 @@ class OfficeLife(RuleBasedStateMachine):
 
 TestOfficeLife = OfficeLife.TestCase
 TestOfficeLife.settings = settings(
-    max_examples=25,
+    max_examples=15,
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

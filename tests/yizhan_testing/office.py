@@ -84,9 +84,9 @@ class Pins:
         if key is None:
             return TrustOutcome(Trust.NO_IDENTITY)
         if self.pinned.get(user_id) == key:
-            return TrustOutcome(Trust.UNCHANGED, key)
+            return TrustOutcome(Trust.UNCHANGED, grouped(key))
         tx.after_commit(lambda _: self.pinned.__setitem__(user_id, key))
-        return TrustOutcome(Trust.PINNED, key)
+        return TrustOutcome(Trust.PINNED, grouped(key))
 
     def display_name(self, user_id: str) -> str | None:
         """The name that the person bears."""
@@ -99,6 +99,11 @@ class Judged:
 
     tx: Transaction
     answer: Answer | None
+
+
+def grouped(key: str) -> str:
+    """Return a key in the groups of four that clients show."""
+    return " ".join(key[at : at + 4] for at in range(0, len(key), 4))
 
 
 class Office:
@@ -183,7 +188,7 @@ class Office:
         room_id = message.room_id or f"!direct:{message.direct_to}"
         room = self.rooms.setdefault(room_id, [])
         assert message.text.strip()
-        assert not re.search(r"\{\w+\}", message.text), f"a placeholder is left: {message.text}"
+        assert not re.search(r"\{[a-z_]+\}", message.text), f"a placeholder is left: {message.text}"
         if message.edits is not None:
             assert not message.mentions, "an edit mentions somebody"
             edited = next(m for m in room if m.key == message.edits)

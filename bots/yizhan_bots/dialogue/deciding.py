@@ -46,6 +46,7 @@ async def _carry_out(call: Call, decision: Decision, decidable: DecidableTask) -
         call.reply(
             reader.say(
                 wording.DECIDED_APPROVED if approved else wording.DECIDED_REJECTED,
+                node=task.node,
                 applicant=reader.name(request.applicant),
                 form=reader.say(request.form.title),
                 ref=request.ref,

@@ -32,7 +32,7 @@ from yizhan_bots.conversation import (
 )
 from yizhan_bots.wording import approvals as approval_wording
 from yizhan_bots.wording import dialogue as wording
-from yizhan_bots.wording.values import fold
+from yizhan_bots.wording.values import clean_line, fold
 
 from .call import Call, Surroundings
 from .commands import CHANGING, COMMANDS, Command, Verb, command_numbered, match_command
@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from yizhan_bots.wording import Language
     from yizhan_database import Database, Transaction
 
+MAX_MESSAGE = 4000
+"""Characters of a message that are read; ten times what any answer may hold."""
 _CJK = re.compile(r"[\u3400-\u9fff]")
 _LANGUAGES: dict[str, Language] = {
     "1": "zh", "zh": "zh", "中文": "zh", "汉语": "zh", "chinese": "zh",
@@ -130,7 +132,7 @@ class Dialogue:
         self, incoming: Incoming, reaction: Reaction, tx: Transaction
     ) -> Answer:
         """Put a reaction on the record. It decides nothing: the homeserver can forge it."""
-        key = reaction.key[:40]
+        key = clean_line(reaction.key)[:40]
         record_matter(tx, incoming, "reaction", self._around.now_ms(), detail=key)
         answer = Answer()
         person = await get_person(self._around.db, incoming.sender)
@@ -168,7 +170,7 @@ class Dialogue:
     async def _answer_text(
         self, incoming: Incoming, body: str, mentions: tuple[str, ...], tx: Transaction
     ) -> Answer | None:
-        text, addressed = strip_address(body, self._bot_names)
+        text, addressed = strip_address(_plain(body), self._bot_names)
         decision = parse_decision(text)
         known = decision is not None and await self._names_task(decision)
         if not (incoming.direct or addressed or known):
@@ -245,9 +247,11 @@ class Dialogue:
             person.greeted_ms = self._around.now_ms()
         if person.language is None:
             matched = match_command(call.text)
+            # "hi" says nothing: people write it in any language.
+            command = matched is not None and matched[0].verb is not Verb.HELLO
             if _CJK.search(call.text):
                 person.language = "zh"
-            elif matched is not None and matched[0].verb is not Verb.HELLO:
+            elif command or (parse_decision(call.text) and call.text[0].isalpha()):
                 person.language = "en"
 
     def _open_question(self, call: Call) -> Question | None:
@@ -346,6 +350,11 @@ class Dialogue:
         room_id = call.incoming.room_id if call.incoming.direct else None
         desk = self._around.desk
         call.messages += await tutorial(desk, call.tx, call.user_id, room_id, call.reader)
+
+
+def _plain(body: str) -> str:
+    """Return what was written without what no database keeps, cut to `MAX_MESSAGE`."""
+    return body[:MAX_MESSAGE].replace("\0", " ").encode(errors="replace").decode()
 
 
 def _is_leaving(command: tuple[Command, str] | None) -> bool:

@@ -44,12 +44,12 @@ SUBMITTED = Sentence(
 
 # Deciding.
 DECIDED_APPROVED = Sentence(
-    "已记录：您同意了 {applicant} 的{form}（{ref}）。",
-    "Recorded: you approved the request of {applicant} ({form}, {ref}).",
+    "已记录（第 {node} 步）：您同意了 {applicant} 的{form}（{ref}）。",
+    "Recorded (step {node}): you approved the request of {applicant} ({form}, {ref}).",
 )
 DECIDED_REJECTED = Sentence(
-    "已记录：您没有同意 {applicant} 的{form}（{ref}）。",
-    "Recorded: you rejected the request of {applicant} ({form}, {ref}).",
+    "已记录（第 {node} 步）：您没有同意 {applicant} 的{form}（{ref}）。",
+    "Recorded (step {node}): you rejected the request of {applicant} ({form}, {ref}).",
 )
 RESULT_APPROVED = Sentence(
     "✔ 第 {node} 步：{assignee} 同意了您的{form}（{ref}）。",

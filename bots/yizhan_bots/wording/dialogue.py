@@ -137,10 +137,16 @@ TRUST_NOT_ADMINISTRATOR = Sentence(
     "只有管理员可以恢复成员的信任。请联系管理员。",
     "Only an administrator can restore trust in a member. Please ask one.",
 )
+TRUST_CHECK = Sentence(
+    "{who} 现在的身份指纹是：\n{fingerprint}\n"
+    "请当面或打电话确认本人确实换了身份。确认后请发送：\n!成员 信任 {command}",
+    "The identity of {who} now has the fingerprint:\n{fingerprint}\n"
+    "Make sure, in person or by telephone, that they do have a new identity. Then send:\n"
+    "!member trust {command}",
+)
 TRUST_PINNED = Sentence(
-    "已恢复 {who}。现在认可的身份指纹是：\n{fingerprint}\n请和本人核对；已有的审批不受影响。",
-    "{who} is trusted again. The identity accepted now has the fingerprint:\n{fingerprint}\n"
-    "Compare it with the person. Past decisions stay valid.",
+    "已恢复 {who}，认可的身份指纹是：\n{fingerprint}\n已有的审批不受影响。",
+    "{who} is trusted again, with the fingerprint:\n{fingerprint}\nPast decisions stay valid.",
 )
 TRUST_UNCHANGED = Sentence(
     "{who} 的身份没有变化，不需要恢复。", "The identity of {who} has not changed."
