@@ -77,10 +77,11 @@ class Notebook:
     async def hears_poll_answer(self, answer: str) -> Incoming:
         return await self.hears(lambda i: i.content == PollAnswer(answer))
 
-    async def hears_kind(self, kind: type[object], event_id: str | None = None) -> Incoming:
-        return await self.hears(
-            lambda i: isinstance(i.content, kind) and event_id in {None, i.event_id}
-        )
+    async def hears_kind(self, kind: type[object]) -> Incoming:
+        return await self.hears(lambda i: isinstance(i.content, kind))
+
+    async def hears_event(self, event_id: str) -> Incoming:
+        return await self.hears(lambda i: i.event_id == event_id)
 
     def texts(self) -> list[str]:
         """All texts heard, in order."""
@@ -148,7 +149,7 @@ class Office:
 
     async def bot(self, *, base_url: str | None = None, **settings: Any) -> Bot:
         """A running bot with an account of its own."""
-        user_id = await self._account("bot")
+        user_id = await self.account("bot")
         data = self.folder / user_id[1:].partition(":")[0]
         data.mkdir()
         bot = Bot(base_url or self.homeserver.base_url, data, user_id, Notebook(), settings)
@@ -158,7 +159,7 @@ class Office:
 
     async def person(self, name: str, *, signed: bool = True) -> NioClient:
         """A new person with one device; `signed`: by a cross-signing identity."""
-        client = await self.device(await self._account(name))
+        client = await self.device(await self.account(name))
         if signed:
             await cross_signs(client)
         return client
@@ -170,7 +171,8 @@ class Office:
         self.opened.push_async_callback(client.close)
         return client
 
-    async def _account(self, name: str) -> str:
+    async def account(self, name: str) -> str:
+        """A new account; returns the user id."""
         localpart = f"{name}{next(_numbers)}{secrets.token_hex(2)}"
         return await self.homeserver.register(localpart, PASSWORD)
 

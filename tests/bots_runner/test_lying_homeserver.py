@@ -100,7 +100,7 @@ async def test_a_decision_shown_again_under_another_id_is_a_replay_even_after_a_
     for number in 1, 2:
         insert(liar, room, kept[0] | {"event_id": f"$again{number}"})
         await alice.says(room, f"something else {number}")  # so that /sync answers
-        again = await bot.notebook.hears(lambda i, n=number: i.event_id == f"$again{n}")
+        again = await bot.notebook.hears_event(f"$again{number}")
         assert (again.standing, again.actor) == (Standing.REPLAYED, None)
         await alice.reads(f"$again{number} replayed")
         assert await standing_on_record(bot, f"$again{number}") == "replayed"

@@ -43,6 +43,11 @@ class Room:
         """Those who are joined or invited: whoever gets the room's keys."""
         return {u for u, member in self.members.items() if member.membership in _PRESENT}
 
+    def has_left(self, user_id: str) -> bool:
+        """Whether the person was in the room, or invited, and is no more."""
+        member = self.members.get(user_id)
+        return member is not None and member.membership not in _PRESENT
+
 
 class Rooms:
     """All rooms that the bot has joined."""

@@ -139,14 +139,16 @@ class Send:
             if room is None:
                 raise Refusal(404, "M_NOT_FOUND", "the bot is not in the room", {})
             return room
-        room = self._rooms.find_direct_room(row.direct_to)
-        made = self._made.get(row.direct_to)
-        if room is None and made is None:
-            self._made[row.direct_to] = await self._make_direct_room(row.direct_to)
-        elif made is not None and self._rooms.find(made) is not None:
-            del self._made[row.direct_to]
-            if room is None:
-                raise Refusal(403, "M_FORBIDDEN", "the person does not want to be written to", {})
+        person = row.direct_to
+        room = self._rooms.find_direct_room(person)
+        made = self._rooms.find(self._made.get(person, ""))
+        if room is not None:
+            self._made.pop(person, None)
+        elif person not in self._made:
+            self._made[person] = await self._make_direct_room(person)
+        elif made is not None and made.has_left(person):
+            del self._made[person]
+            raise Refusal(403, "M_FORBIDDEN", "the person does not want to be written to", {})
         return room
 
     async def _make_direct_room(self, user_id: str) -> str:
