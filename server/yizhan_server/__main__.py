@@ -41,9 +41,13 @@ def main() -> int:
         )
         logs.configure(settings.logging)
         run(settings)
-    except (ConfigurationError, OpeningRefused, OtherInstallation, DatabaseUnavailable) as error:
+    except (ConfigurationError, OpeningRefused, OtherInstallation) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_STATUS
+    except DatabaseUnavailable as error:
+        # It may come back: whoever supervises this program tries again.
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
     return 0
 
 

@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from yizhan_config.outbound import outbound_session
 from yizhan_config.secret_files import read_secret
 from yizhan_config.settings import RateLimits as RateLimitSettings
 from yizhan_config.settings import Settings
+from yizhan_config.tasks import Background
 from yizhan_database import Database, Transaction
 
 from yizhan_server.account_services import (
@@ -39,6 +41,7 @@ from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
 from yizhan_server.protocol.identifiers import parse_server_name
 from yizhan_server.protocol.signing import SigningKey
+from yizhan_server.push.delivery import PushDelivery
 from yizhan_server.rooms.access import RoomAccess
 from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.creation import RoomCreation
@@ -50,6 +53,8 @@ from yizhan_server.rooms.relations import Relations
 from yizhan_server.rooms.rendering import EventRenderer
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.writer import EventWriter
+from yizhan_server.search.room_directory import RoomDirectory
+from yizhan_server.search.user_directory import UserDirectory
 from yizhan_server.storage import installation
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.streams import Stream
@@ -137,7 +142,8 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
     receipts = Receipts(db, stream, clock)
     typing = Typing(stream, counter)
     presence = Presence(stream, counter, clock, enabled=settings.presence.enabled)
-    sections = RoomSections(db, keys, access, renderer, receipts, UnreadCounts(db))
+    unread = UnreadCounts(db)
+    sections = RoomSections(db, keys, access, renderer, receipts, unread)
     turn_secret = settings.turn.shared_secret_file
     services = Services(
         db=db,
@@ -182,6 +188,8 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         to_device=to_device,
         device_lists=device_lists,
         e2ee_keys=e2ee_keys,
+        user_directory=UserDirectory(db),
+        room_directory=RoomDirectory(db, rooms),
         sync=Sync(
             db, stream, rooms, keys, access, sections,
             AccountDataChanges(db, personal.push_rules), receipts, counter, typing, presence,
@@ -190,7 +198,14 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
     )  # fmt: skip
     wrapper = Wrapper(Router(list(ROUTES)), services, limits, personal.sessions.authenticate)
     try:
-        yield Homeserver(wrapper, services, stream, flows)
+        async with (
+            outbound_session(settings.outbound.allow) as outbound,
+            Background() as background,
+        ):
+            PushDelivery(
+                db, stream, clock, rooms, personal.pushers, unread, outbound, background
+            ).start()
+            yield Homeserver(wrapper, services, stream, flows)
+            stream.close()
     finally:
-        stream.close()
         personal.passwords.close()

@@ -259,7 +259,7 @@ def _parser(body: type) -> Callable[[bytes], Any]:
             return value
 
         return parse_object
-    decoder = msgspec.json.Decoder(body)
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
 
     def parse_typed(data: bytes) -> Any:
         return decoder.decode(data or b"{}")

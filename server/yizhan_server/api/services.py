@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.relations import Relations
     from yizhan_server.rooms.rendering import EventRenderer
     from yizhan_server.rooms.writer import EventWriter
+    from yizhan_server.search.room_directory import RoomDirectory
+    from yizhan_server.search.user_directory import UserDirectory
     from yizhan_server.sync.sync import Sync
 
 
@@ -79,4 +81,6 @@ class Services:
     to_device: ToDevice
     device_lists: DeviceLists
     e2ee_keys: Keys
+    user_directory: UserDirectory
+    room_directory: RoomDirectory
     sync: Sync

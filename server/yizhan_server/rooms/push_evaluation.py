@@ -26,7 +26,7 @@ from yizhan_server.protocol.push_rules import (
 )
 from yizhan_server.rooms.power import StateSource, power_levels_in
 from yizhan_server.rooms.room import Room
-from yizhan_server.storage.events import HIGHLIGHT, NOTIFY
+from yizhan_server.storage.events import HIGHLIGHT, NOTIFY, SOUND
 from yizhan_server.storage.push_exceptions import PushException
 
 Groups = dict[CompiledRules, set[UserID]]
@@ -98,6 +98,8 @@ class PushEvaluation:
         flags = 0
         if common is not None:
             flags = NOTIFY * common.notify | HIGHLIGHT * common.highlight
+            if common.notify and common.tweaks.get("sound") == "default":
+                flags |= SOUND
         # One's own event notifies nobody; the counts leave it out already.
         return flags, [each for each in exceptions if each.user_id != pdu.sender]
 

@@ -22,6 +22,8 @@ HIGHLIGHT = 2
 REJECTED = 4
 SOFT_FAILED = 8
 REDACTED = 16
+SOUND = 64
+"""The predefined push rules play the default sound."""
 LOCAL = 32
 """Sent by this server, which therefore owes it to the other servers in the room."""
 

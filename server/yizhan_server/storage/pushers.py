@@ -91,3 +91,67 @@ def delete_pushers_of_devices(
     tx.execute(
         *in_list("DELETE FROM pusher WHERE user_id = ? AND device_id IN (??)", user_id, device_ids)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An event that notifies a user."""
+
+    pos: int
+    event: int
+    room: int
+    flags: int
+    tweaks: str | None
+    """JSON of the user's own tweaks; None where the event's flags say them."""
+
+
+async def users_with_pushers(db: Database) -> set[str]:
+    """Return everybody who has a pusher."""
+    return {user_id for (user_id,) in await db.rows("SELECT DISTINCT user_id FROM pusher")}
+
+
+async def lowest_position(db: Database, user_id: str) -> int:
+    """Return the least position that one of the user's pushers has come to."""
+    row = await db.row("SELECT min(pos) FROM pusher WHERE user_id = ?", user_id)
+    return 0 if row is None else row[0] or 0
+
+
+def advance_pusher(
+    tx: Transaction, user_id: str, app_id: str, pushkey: str, position: int
+) -> None:
+    """Record that a pusher has been told of everything up to `position`."""
+    tx.execute(
+        "UPDATE pusher SET pos = ? WHERE user_id = ? AND app_id = ? AND pushkey = ? AND pos < ?",
+        position, user_id, app_id, pushkey, position,
+    )  # fmt: skip
+
+
+async def notices_after(
+    db: Database, user_id: str, after: int, upto: int, limit: int
+) -> list[Notice]:
+    """Return the first events in (after, upto] that notify the user, own events left out.
+
+    An invitation notifies though the user is not in the room yet; else only joined rooms do.
+    """
+    rows = await db.rows(
+        "SELECT e.pos, e.nid, e.room, e.flags, x.tweaks FROM event AS e"
+        " JOIN membership AS m ON m.room = e.room AND m.user_id = ?"
+        " AND (m.membership = 'join' OR m.event = e.nid)"
+        " LEFT JOIN push_exception AS x"
+        " ON x.room = e.room AND x.user_id = ? AND x.pos = e.pos"
+        " WHERE e.pos > ? AND e.pos <= ? AND e.sender <> ?"
+        " AND (e.flags & 1) + coalesce(x.notify, 0) > 0 ORDER BY e.pos LIMIT ?",
+        user_id, user_id, after, upto, user_id, limit,
+    )  # fmt: skip
+    return [Notice(*row) for row in rows]
+
+
+async def events_in_stream(
+    db: Database, after: int, upto: int, limit: int
+) -> list[tuple[int, int, str]]:
+    """Return (pos, room, sender) of the first live events of all rooms in (after, upto]."""
+    rows = await db.rows(
+        "SELECT pos, room, sender FROM event WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?",
+        after, upto, limit,
+    )  # fmt: skip
+    return [(pos, room, sender) for pos, room, sender in rows]

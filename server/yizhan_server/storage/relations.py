@@ -133,7 +133,7 @@ async def thread_roots(
             [event_id for event_id, _ in rows], room,
         )
     )  # fmt: skip
-    nids = dict(roots)
+    nids: dict[str, int] = dict(roots)
     events = await events_by_nid(db, list(nids.values()))
     return [
         (events[nids[event_id]], newest) for event_id, newest in rows if event_id in nids

@@ -36,6 +36,8 @@ CREATE TABLE event (
     rest BLOB NOT NULL
 );
 CREATE UNIQUE INDEX event_by_pos ON event (room, pos);
+-- For those who follow the whole stream.
+CREATE INDEX event_by_stream ON event (pos);
 CREATE INDEX event_by_depth ON event (room, depth, pos);
 CREATE INDEX event_by_ts ON event (room, ts_ms);
 CREATE INDEX event_by_relation ON event (rel_to, rel_type, pos);

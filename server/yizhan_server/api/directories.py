@@ -1,0 +1,88 @@
+"""The user directory and the public room directory.
+
+Spec: client-server API, "User Directory", "Listing rooms".
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from yizhan_server.api.routing import Call, JsonObject, Routes
+from yizhan_server.protocol.errors import Forbidden, InvalidParam
+from yizhan_server.search.room_directory import RoomsWanted
+
+routes = Routes()
+
+MAX_PEOPLE = 50
+
+
+class UserSearchBody(msgspec.Struct):
+    """POST /user_directory/search."""
+
+    search_term: str
+    limit: int = 10
+
+
+class RoomFilterBody(msgspec.Struct):
+    """`filter` of POST /publicRooms."""
+
+    generic_search_term: str | None = None
+    room_types: list[str | None] | None = None
+
+
+class PublicRoomsBody(msgspec.Struct):
+    """POST /publicRooms."""
+
+    limit: int | None = None
+    since: str | None = None
+    filter: RoomFilterBody | None = None
+    include_all_networks: bool = False
+    third_party_instance_id: str | None = None
+
+
+@routes.post("/v3/user_directory/search", body=UserSearchBody)
+async def search_users(call: Call[UserSearchBody]) -> JsonObject:
+    """Find people by name or id."""
+    limit = min(max(call.body.limit, 1), MAX_PEOPLE)
+    results, limited = await call.services.user_directory.search(
+        call.requester.user_id, call.body.search_term, limit
+    )
+    return {"results": results, "limited": limited}
+
+
+@routes.get("/v3/publicRooms")
+async def list_public_rooms(call: Call[None]) -> JsonObject:
+    """List the published rooms."""
+    _check_server(call)
+    limit = call.query_int("limit", -1)
+    return await call.services.room_directory.page(
+        RoomsWanted(since=call.query("since"), limit=_limit(None if limit < 0 else limit))
+    )
+
+
+@routes.post("/v3/publicRooms", body=PublicRoomsBody)
+async def search_public_rooms(call: Call[PublicRoomsBody]) -> JsonObject:
+    """List the published rooms that match."""
+    _check_server(call)
+    body = call.body
+    wanted = body.filter or RoomFilterBody()
+    return await call.services.room_directory.page(
+        RoomsWanted(
+            term=wanted.generic_search_term,
+            room_types=None if wanted.room_types is None else tuple(wanted.room_types),
+            since=body.since,
+            limit=_limit(body.limit),
+        )
+    )
+
+
+def _limit(limit: int | None) -> int | None:
+    if limit is not None and limit < 0:
+        raise InvalidParam("'limit' must not be negative")
+    return limit or None
+
+
+def _check_server(call: Call[JsonObject] | Call[None] | Call[PublicRoomsBody]) -> None:
+    server = call.query("server")
+    if server is not None and server != call.services.server_name:
+        raise Forbidden("Federation with this server is closed")

@@ -1,0 +1,105 @@
+"""The public room directory.
+
+Spec: client-server API, "Listing rooms".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from yizhan_database import Database
+
+from yizhan_server.protocol.errors import InvalidParam
+from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.room import Room
+from yizhan_server.storage import directory
+
+_TEXTS = (
+    ("m.room.name", "name", "name"),
+    ("m.room.topic", "topic", "topic"),
+    ("m.room.canonical_alias", "alias", "canonical_alias"),
+    ("m.room.avatar", "url", "avatar_url"),
+    ("m.room.join_rules", "join_rule", "join_rule"),
+    ("m.room.create", "type", "room_type"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RoomsWanted:
+    """What of the directory is asked for."""
+
+    term: str | None = None
+    room_types: tuple[str | None, ...] | None = None
+    since: str | None = None
+    limit: int | None = None
+
+
+class RoomDirectory:
+    """Lists the published rooms, the largest first."""
+
+    def __init__(self, db: Database, rooms: Rooms) -> None:
+        self._db = db
+        self._rooms = rooms
+
+    async def page(self, wanted: RoomsWanted) -> dict[str, Any]:
+        """Return a page; `since` is the offset that an earlier page named."""
+        start = 0
+        if wanted.since is not None:
+            if not (wanted.since.isascii() and wanted.since.isdigit() and len(wanted.since) < 10):
+                raise InvalidParam("'since' is not a token of this directory")
+            start = int(wanted.since)
+        listed = []
+        async for _, room_id, joined in directory.scan_published_rooms(self._db):
+            listed.append((room_id, joined))
+        chunk = []
+        for index, (room_id, joined) in enumerate(
+            sorted(listed, key=lambda each: (-each[1], each[0]))
+        ):
+            if index % 50 == 49:
+                await asyncio.sleep(0)
+            entry = await describe(await self._rooms.get(room_id), joined)
+            if _matches(entry, wanted):
+                chunk.append(entry)
+        end = len(chunk) if wanted.limit is None else start + wanted.limit
+        answer: dict[str, Any] = {
+            "chunk": chunk[start:end],
+            "total_room_count_estimate": len(chunk),
+        }
+        if end < len(chunk):
+            answer["next_batch"] = str(end)
+        if start > 0:
+            answer["prev_batch"] = str(max(0, start - (wanted.limit or 0)))
+        return answer
+
+
+async def describe(room: Room, joined: int) -> dict[str, Any]:
+    """Return the directory's entry of a room."""
+    entry: dict[str, Any] = {"room_id": room.room_id, "num_joined_members": joined}
+    for kind, field, name in _TEXTS:
+        event = await room.state_event(kind)
+        value = None if event is None else event.pdu.content.get(field)
+        if isinstance(value, str) and value:
+            entry[name] = value
+    visibility = await room.state_event("m.room.history_visibility")
+    guests = await room.state_event("m.room.guest_access")
+    entry["world_readable"] = (
+        visibility is not None
+        and visibility.pdu.content.get("history_visibility") == "world_readable"
+    )
+    entry["guest_can_join"] = (
+        guests is not None and guests.pdu.content.get("guest_access") == "can_join"
+    )
+    return entry
+
+
+def _matches(entry: dict[str, Any], wanted: RoomsWanted) -> bool:
+    if wanted.room_types is not None and entry.get("room_type") not in wanted.room_types:
+        return False
+    if wanted.term is None:
+        return True
+    term = wanted.term.casefold()
+    return any(
+        term in entry.get(name, "").casefold() for name in ("name", "topic", "canonical_alias")
+    )

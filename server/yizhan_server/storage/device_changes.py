@@ -1,0 +1,159 @@
+"""The append-only record of changes to users' devices and cross-signing keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from yizhan_database import in_list
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from yizhan_database import Database, Pos, Transaction
+
+NO_DEVICE = ""
+
+
+class ChangeKind(StrEnum):
+    """What changed."""
+
+    KEYS = "keys"
+    DELETED = "deleted"
+    CROSS_SIGNING = "cross_signing"
+    OWN = "own"
+    """Something that only the user's own devices can see."""
+
+
+class _MemberContent(msgspec.Struct):
+    membership: str = ""
+
+
+class _Member(msgspec.Struct):
+    content: _MemberContent
+
+
+_MEMBER = msgspec.json.Decoder(_Member)
+
+
+def append_device_change(
+    tx: Transaction, user_id: str, device_id: str, kind: ChangeKind, pos: Pos
+) -> None:
+    """Record a change at `pos`; `device_id` is NO_DEVICE for cross-signing keys."""
+    tx.execute(
+        "INSERT INTO device_change (pos, user_id, device_id, prev_pos, kind) VALUES (?, ?, ?,"
+        " (SELECT max(pos) FROM device_change WHERE user_id = ? AND pos < ?), ?)",
+        pos, user_id, device_id, user_id, pos, kind.value,
+    )  # fmt: skip
+
+
+def append_device_deletion(tx: Transaction, user_id: str, device_id: str, pos: Pos) -> None:
+    """Record that a device goes, if it has identity keys: to others it did not exist without.
+
+    To be recorded before its keys are deleted.
+    """
+    tx.execute(
+        "INSERT INTO device_change (pos, user_id, device_id, prev_pos, kind)"
+        " SELECT ?, k.user_id, k.device_id,"
+        " (SELECT max(pos) FROM device_change WHERE user_id = ? AND pos < ?), ?"
+        " FROM device_keys AS k"
+        " WHERE k.user_id = ? AND k.device_id = ? AND k.keys IS NOT NULL",
+        pos, user_id, pos, ChangeKind.DELETED.value, user_id, device_id,
+    )  # fmt: skip
+
+
+async def users_with_changes(db: Database, viewer: str, after: int, upto: int) -> list[str]:
+    """Return the users with changes in (after, upto] that `viewer` could see, each once."""
+    rows = await db.rows(
+        "SELECT DISTINCT user_id FROM device_change WHERE pos > ? AND pos <= ?"
+        " AND (kind <> ? OR user_id = ?)",
+        after, upto, ChangeKind.OWN.value, viewer,
+    )  # fmt: skip
+    return [user_id for (user_id,) in rows]
+
+
+async def has_membership_changes(db: Database, after: int, upto: int) -> bool:
+    """Tell whether anybody's membership of any room last changed in (after, upto], or since."""
+    # Not `pos <= upto`: a membership that changed within and once more after the window has only
+    # its newest row.
+    row = await db.row("SELECT 1 FROM membership WHERE pos > ? LIMIT 1", after)
+    return row is not None and upto > after
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChange:
+    """One change of one member in a room's state; event 0 means that there is none."""
+
+    room: int
+    member: str
+    event: int
+    event_before: int
+    """The member event at the beginning of the window."""
+
+
+async def member_changes(
+    db: Database, user_id: str, after: int, upto: int
+) -> list[MemberChange]:
+    """Return the changes in (after, upto], in order, of the rooms that matter to `user_id`.
+
+    Those are the rooms that the user is joined to, or was so until after `after`.
+    """
+    rows = await db.rows(
+        "SELECT c.room, k.state_key, c.event, (SELECT p.event FROM current_state AS p"
+        " WHERE p.room = c.room AND p.key = c.key AND p.pos <= ? ORDER BY p.pos DESC LIMIT 1)"
+        " FROM membership AS m"
+        " JOIN current_state AS c ON c.room = m.room AND c.pos > ? AND c.pos <= ?"
+        " JOIN state_key AS k ON k.nid = c.key AND k.type = 'm.room.member'"
+        " WHERE m.user_id = ? AND (m.membership = 'join' OR m.pos > ?) ORDER BY c.pos",
+        after, after, upto, user_id, after,
+    )  # fmt: skip
+    return [
+        MemberChange(room, member, event, before or 0) for room, member, event, before in rows
+    ]
+
+
+async def member_event_at(db: Database, room: int, member: str, pos: int) -> int:
+    """Return the member event of the room's state at `pos`; 0 when there is none."""
+    row = await db.row(
+        "SELECT c.event FROM state_key AS k JOIN current_state AS c"
+        " ON c.room = ? AND c.key = k.nid AND c.pos <= ?"
+        " WHERE k.type = 'm.room.member' AND k.state_key = ? ORDER BY c.pos DESC LIMIT 1",
+        room, pos, member,
+    )  # fmt: skip
+    return 0 if row is None else row[0]
+
+
+async def joining_events(db: Database, nids: Collection[int]) -> set[int]:
+    """Return which of these member events say `join`."""
+    rows = await db.rows(*in_list("SELECT nid, client FROM event WHERE nid IN (??)", nids))
+    return {nid for nid, client in rows if _MEMBER.decode(client).content.membership == "join"}
+
+
+async def sharing_among(db: Database, user_id: str, others: Collection[str]) -> set[str]:
+    """Return which of `others` are joined to a room that `user_id` is joined to now."""
+    rows = await db.rows(
+        *in_list(
+            "SELECT DISTINCT b.user_id FROM membership AS a JOIN membership AS b"
+            " ON b.room = a.room AND b.membership = 'join' AND b.user_id IN (??)"
+            " WHERE a.user_id = ? AND a.membership = 'join'",
+            others, user_id,
+        )
+    )  # fmt: skip
+    return {other for (other,) in rows}
+
+
+async def shared_since(db: Database, user_id: str, upto: int) -> set[str]:
+    """Return who shares a room with `user_id` in which neither's membership changed after `upto`.
+
+    That they shared it at `upto` and ever since is then certain.
+    """
+    rows = await db.rows(
+        "SELECT DISTINCT b.user_id FROM membership AS a JOIN membership AS b"
+        " ON b.room = a.room AND b.membership = 'join' AND b.pos <= ?"
+        " WHERE a.user_id = ? AND a.membership = 'join' AND a.pos <= ?",
+        upto, user_id, upto,
+    )  # fmt: skip
+    return {other for (other,) in rows}
