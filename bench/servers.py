@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -82,7 +81,7 @@ class YizhanKind:
             text=True,
             check=False,
         ).stdout.strip()
-        return f"Yizhan {importlib.metadata.version('yizhan')} ({commit or 'no repository'})"
+        return f"Yizhan {commit}".rstrip()
 
     def configure(self, folder: Path) -> str:
         port = free_port()

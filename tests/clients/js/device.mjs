@@ -34,7 +34,6 @@ export class Device {
     #journal = new Map(); // event id -> MatrixEvent, in the order of arrival
     #receipts = [];
     #typing = new Map(); // room -> user ids
-    #backupRemaining;
     #lastError;
     #loggedOut;
     #waiting = new Waiting(() => this.#situation());
@@ -183,16 +182,13 @@ export class Device {
             this.#typing.set(member.roomId, event.getContent().user_ids);
             nudge();
         });
-        client.on(CryptoEvent.KeyBackupSessionsRemaining, (remaining) => {
-            this.#backupRemaining = remaining;
-            nudge();
-        });
         for (const name of [
             ClientEvent.Room, ClientEvent.AccountData, ClientEvent.ToDeviceEvent, MatrixEventEvent.Decrypted,
             MatrixEventEvent.Replaced, RoomEvent.Timeline, RoomEvent.MyMembership, RoomEvent.Redaction,
             RoomEvent.LocalEchoUpdated, RoomEvent.UnreadNotifications, RoomStateEvent.Events, RoomStateEvent.Members,
             RoomMemberEvent.Membership, CryptoEvent.DevicesUpdated, CryptoEvent.KeysChanged,
             CryptoEvent.UserTrustStatusChanged, CryptoEvent.KeyBackupStatus, CryptoEvent.KeyBackupDecryptionKeyCached,
+            CryptoEvent.KeyBackupSessionsRemaining,
         ]) {
             client.on(name, nudge);
         }
@@ -484,7 +480,7 @@ export class Device {
         };
     }
 
-    /** Tries again what could not be decrypted, as the SDK does when keys arrive. */
+    /** Waits for so many reactions with that key; returns who gave them. */
     async reactions({ roomId, eventId, key, count = 1, timeoutMs }) {
         const senders = await this.#waiting.until(
             `${count} reactions ${key} on ${eventId}`,
