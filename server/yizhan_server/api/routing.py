@@ -30,6 +30,7 @@ from aiohttp import web
 from yizhan_database import DatabaseUnavailable
 
 from yizhan_server.accounts.requester import Requester
+from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.limits import RateLimits
 from yizhan_server.api.services import Services
 from yizhan_server.protocol.errors import MatrixError
@@ -262,7 +263,10 @@ def _parser(body: type) -> Callable[[bytes], Any]:
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
 
     def parse_typed(data: bytes) -> Any:
-        return decoder.decode(data or b"{}")
+        try:
+            return decoder.decode(data or b"{}")
+        except RecursionError:
+            raise MatrixError(400, "M_BAD_JSON", "The body is nested too deeply") from None
 
     return parse_typed
 
@@ -349,11 +353,16 @@ class Wrapper:
         services: Services,
         limits: RateLimits,
         authenticate: Callable[[str], Awaitable[Requester]],
+        addresses: ClientAddresses,
+        *,
+        query_string_tokens: bool,
     ) -> None:
         self._router = router
         self._services = services
         self._limits = limits
         self._authenticate = authenticate
+        self._addresses = addresses
+        self._query_string_tokens = query_string_tokens
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises but for cancellation."""
@@ -404,7 +413,7 @@ class Wrapper:
             requester = await self._requester(request, route.auth)
         if route.limit is not None:
             self._limits.check(
-                route.limit, requester.user_id if requester else (request.remote or "-")
+                route.limit, requester.user_id if requester else self._addresses.of(request)
             )
         body: Any = None
         if route.parse is not None:
@@ -415,6 +424,9 @@ class Wrapper:
 
     async def _requester(self, request: web.BaseRequest, auth: Auth) -> Requester | None:
         token = access_token(request)
+        if token is None and self._query_string_tokens:
+            # Removed from the specification in v1.18; older clients and test suites send it.
+            token = request.query.get("access_token")
         if token is None:
             if auth is Auth.OPTIONAL:
                 return None
@@ -426,15 +438,14 @@ class Wrapper:
 
 
 def access_token(request: web.BaseRequest) -> str | None:
-    """Return the access token of the Authorization header, else of the query, else None."""
+    """Return the access token of the Authorization header, or None."""
     header = request.headers.get("Authorization")
     if header is not None:
         scheme, _, token = header.partition(" ")
         if scheme.lower() == "bearer" and token:
             return token.strip()
         raise MatrixError(401, "M_MISSING_TOKEN", "The Authorization header must be 'Bearer TOKEN'")
-    # Removed from the specification in v1.18, still sent by clients in use.
-    return request.query.get("access_token")
+    return None
 
 
 async def read_body(request: web.BaseRequest, max_body: int) -> bytes:
