@@ -94,9 +94,7 @@ class MemberChange:
     """The member event at the beginning of the window."""
 
 
-async def member_changes(
-    db: Database, user_id: str, after: int, upto: int
-) -> list[MemberChange]:
+async def member_changes(db: Database, user_id: str, after: int, upto: int) -> list[MemberChange]:
     """Return the changes in (after, upto], in order, of the rooms that matter to `user_id`.
 
     Those are the rooms that the user is joined to, or was so until after `after`.
@@ -110,9 +108,7 @@ async def member_changes(
         " WHERE m.user_id = ? AND (m.membership = 'join' OR m.pos > ?) ORDER BY c.pos",
         after, after, upto, user_id, after,
     )  # fmt: skip
-    return [
-        MemberChange(room, member, event, before or 0) for room, member, event, before in rows
-    ]
+    return [MemberChange(room, member, event, before or 0) for room, member, event, before in rows]
 
 
 async def member_event_at(db: Database, room: int, member: str, pos: int) -> int:

@@ -60,6 +60,14 @@ async def find_device_keys(db: Database, user_id: str, device_id: str) -> Device
     return None if row is None else DeviceKeys(*row)
 
 
+async def find_all_device_keys(db: Database, user_id: str) -> list[DeviceKeys]:
+    """Return what is stored of each of a user's devices."""
+    rows = await db.rows(
+        "SELECT user_id, device_id, keys, ver FROM device_keys WHERE user_id = ?", user_id
+    )
+    return [DeviceKeys(*row) for row in rows]
+
+
 async def find_devices_of_users(
     db: Database, user_ids: Collection[str]
 ) -> list[tuple[str, str, bytes, str | None]]:
@@ -98,7 +106,7 @@ def delete_devices(tx: Transaction, user_id: str, device_ids: Collection[str]) -
     for table in ("one_time_key", "fallback_key", "device_keys"):
         tx.execute(
             *in_list(
-                f"DELETE FROM {table} WHERE user_id = ? AND device_id IN (??)",  # noqa: S608
+                f"DELETE FROM {table} WHERE user_id = ? AND device_id IN (??)",
                 user_id,
                 device_ids,
             )
@@ -144,7 +152,7 @@ def delete_one_time_and_fallback_keys(tx: Transaction, user_id: str, device_id: 
     """Delete all that an earlier identity of the device uploaded."""
     for table in ("one_time_key", "fallback_key"):
         tx.execute(
-            f"DELETE FROM {table} WHERE user_id = ? AND device_id = ?",  # noqa: S608
+            f"DELETE FROM {table} WHERE user_id = ? AND device_id = ?",
             user_id,
             device_id,
         )
@@ -205,17 +213,18 @@ async def find_claimed(db: Database, claim: int) -> list[OneTimeKey]:
 
 
 async def devices_with_unclaimed_keys(
-    db: Database, user_ids: Collection[str]
+    db: Database, user_ids: Collection[str], algorithm: str
 ) -> set[tuple[str, str, str]]:
-    """Return (user, device, algorithm) wherever the users have an unclaimed key."""
+    """Return (user, device, algorithm) of the users' devices that have an unclaimed key."""
     rows = await db.rows(
         *in_list(
-            "SELECT DISTINCT user_id, device_id, algorithm FROM one_time_key"
-            " WHERE user_id IN (??) AND claim IS NULL",
-            user_ids,
+            "SELECT d.user_id, d.device_id FROM device_keys AS d WHERE d.user_id IN (??)"
+            " AND EXISTS (SELECT 1 FROM one_time_key AS k WHERE k.user_id = d.user_id"
+            " AND k.device_id = d.device_id AND k.algorithm = ? AND k.claim IS NULL)",
+            user_ids, algorithm,
         )
-    )
-    return {(user_id, device_id, algorithm) for user_id, device_id, algorithm in rows}
+    )  # fmt: skip
+    return {(user_id, device_id, algorithm) for user_id, device_id in rows}
 
 
 async def find_fallback_keys(
@@ -309,9 +318,7 @@ def delete_signatures_by(tx: Transaction, signer: str) -> None:
     tx.execute("DELETE FROM master_signature WHERE signer = ?", signer)
 
 
-async def find_master_signatures(
-    db: Database, signer: str, targets: Collection[str]
-) -> list[Row]:
+async def find_master_signatures(db: Database, signer: str, targets: Collection[str]) -> list[Row]:
     """Return (target, signer key, target key, signature) of `signer`'s signatures of targets."""
     return await db.rows(
         *in_list(

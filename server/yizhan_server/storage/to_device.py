@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from yizhan_database import Database, Pos, Transaction
 
 
-def append_messages(
-    tx: Transaction, messages: Iterable[tuple[str, str, bytes]], pos: Pos
-) -> None:
+def append_messages(tx: Transaction, messages: Iterable[tuple[str, str, bytes]], pos: Pos) -> None:
     """Queue (user, device, event) at one position; for devices that do not exist, nothing."""
     tx.execute_many(
         "INSERT INTO to_device (user_id, device_id, pos, event)"
