@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FOLDER = "bots"
 
 
-class DeviceInUse(Exception):  # noqa: N818 - says what happened
+class DeviceInUse(Exception):
     """Another process runs with this data folder."""
 
 

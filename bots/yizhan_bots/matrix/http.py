@@ -18,7 +18,7 @@ MOST_WAIT_SECONDS = 60.0
 _TRIES = 5
 
 
-class Refusal(Exception):  # noqa: N818 - says what happened
+class Refusal(Exception):
     """The homeserver answered with an error. `body` may hold UIA flows (status 401)."""
 
     def __init__(self, status: int, errcode: str, message: str, body: Json) -> None:
@@ -33,7 +33,7 @@ class Refusal(Exception):  # noqa: N818 - says what happened
         return self.status >= 500 or self.status in {408, 429}
 
 
-class Unreachable(Exception):  # noqa: N818 - says what happened
+class Unreachable(Exception):
     """No (complete) answer arrived; whether the request took effect is unknown."""
 
 

@@ -284,7 +284,7 @@ class Verifications:
         self._running = {k: e for k, e in self._running.items() if e.started_ms >= oldest}
 
 
-class _Wrong(Exception):  # noqa: N818 - becomes an m.key.verification.cancel
+class _Wrong(Exception):
     """The other side broke the protocol."""
 
     def __init__(self, code: str) -> None:
