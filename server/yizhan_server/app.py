@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from yizhan_config.outbound import outbound_session
+from yizhan_config.outbound import OutboundSession, outbound_session
 from yizhan_config.secret_files import read_secret
 from yizhan_config.settings import RateLimits as RateLimitSettings
 from yizhan_config.settings import Settings
@@ -26,11 +26,13 @@ from yizhan_server.account_services import (
 )
 from yizhan_server.accounts.member_profiles import MemberProfiles
 from yizhan_server.api.all_routes import ROUTES
+from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.discovery import Turn, make_discovery
 from yizhan_server.api.limits import Rate, RateLimits
 from yizhan_server.api.routing import Router, Wrapper
 from yizhan_server.api.services import Services
 from yizhan_server.clock import Clock
+from yizhan_server.e2ee.device_changes import DeviceChanges
 from yizhan_server.e2ee.device_lists import DeviceLists
 from yizhan_server.e2ee.keys import Keys
 from yizhan_server.e2ee.to_device import ToDevice
@@ -80,6 +82,7 @@ class Homeserver:
     services: Services
     stream: Stream
     flows: AccountFlows
+    push: PushDelivery
 
 
 async def check_server_name(db: Database, server_name: str) -> None:
@@ -111,8 +114,26 @@ def make_limits(settings: RateLimitSettings, clock: Clock) -> RateLimits:
 
 @asynccontextmanager
 async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIterator[Homeserver]:
-    """Build the homeserver over an open database; what runs in the background ends with it."""
+    """Run the homeserver over an open database; what works in the background ends with it."""
     await check_server_name(db, settings.server_name)
+    async with outbound_session(settings.outbound.allow) as outbound, Background() as background:
+        homeserver = build(settings, db, clock, outbound, background)
+        homeserver.push.start()
+        try:
+            yield homeserver
+        finally:
+            homeserver.stream.close()
+            homeserver.services.passwords.close()
+
+
+def build(
+    settings: Settings,
+    db: Database,
+    clock: Clock,
+    outbound: OutboundSession,
+    background: Background,
+) -> Homeserver:
+    """Build every service, the lower layers first."""
     server_name = parse_server_name(settings.server_name)
     signing_key = SigningKey.parse(read_secret(settings.signing_key_file))
     stream = Stream(db.epoch, db.position)
@@ -129,9 +150,9 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
     )
     profiles = MemberProfiles(personal.accounts, personal.profiles)
     members = Members(db, stream, rooms, writer, profiles, server_name)
-    to_device = ToDevice(db, stream)
+    to_device = ToDevice(db, stream, clock, server_name=server_name)
     device_lists = DeviceLists(db, stream)
-    e2ee_keys = Keys(db, stream, server_name)
+    e2ee_keys = Keys(db, DeviceChanges(db, stream, background), server_name=server_name)
     flows = assemble_flows(db, numbers, clock, personal, forgetters=[])
     profile_change, deactivation = assemble_room_flows(db, personal, flows, members)
     access = RoomAccess(db, rooms, keys)
@@ -196,16 +217,10 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
             to_device, device_lists, e2ee_keys,
         ),
     )  # fmt: skip
-    wrapper = Wrapper(Router(list(ROUTES)), services, limits, personal.sessions.authenticate)
-    try:
-        async with (
-            outbound_session(settings.outbound.allow) as outbound,
-            Background() as background,
-        ):
-            PushDelivery(
-                db, stream, clock, rooms, personal.pushers, unread, outbound, background
-            ).start()
-            yield Homeserver(wrapper, services, stream, flows)
-            stream.close()
-    finally:
-        personal.passwords.close()
+    wrapper = Wrapper(
+        Router(list(ROUTES)), services, limits, personal.sessions.authenticate,
+        ClientAddresses(settings.listen.trusted_proxies),
+        query_string_tokens=settings.sessions.query_string_tokens,
+    )  # fmt: skip
+    push = PushDelivery(db, stream, clock, rooms, personal.pushers, unread, outbound, background)
+    return Homeserver(wrapper, services, stream, flows, push)

@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from yizhan_config.settings import Settings, load
 from yizhan_server.app import MIGRATIONS, assembled
@@ -138,7 +139,7 @@ class Person:
         url = self.base_url + (path if path.startswith("/_") else "/_matrix/client" + path)
         async with self.http.request(
             method,
-            url if "%" not in path else aiohttp.client.URL(url, encoded=True),
+            url if "%" not in path else URL(url, encoded=True),
             params=params,
             data=data if data is not None else None if body is None else json.dumps(body),
             headers={"Authorization": f"Bearer {self.token}", **(headers or {})},

@@ -27,8 +27,8 @@ from urllib.parse import unquote
 import msgspec
 import orjson
 from aiohttp import web
-from yizhan_database import DatabaseUnavailable
 
+from yizhan_database import DatabaseUnavailable
 from yizhan_server.accounts.requester import Requester
 from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.limits import RateLimits
@@ -388,7 +388,7 @@ class Wrapper:
             )
         except (ConnectionError, asyncio.CancelledError):
             raise
-        except Exception:  # noqa: BLE001 - the last line of defence: logged, answered without detail
+        except Exception:
             log.exception("request failed", extra={"method": request.method})
             return _error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
         if isinstance(answer, dict):

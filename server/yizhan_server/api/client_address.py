@@ -1,0 +1,45 @@
+"""From which address a request really comes, when reverse proxies stand before us."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from aiohttp import web
+
+UNKNOWN = "-"
+
+
+class ClientAddresses:
+    """Believes `X-Forwarded-For` of the configured proxies, and of nobody else."""
+
+    def __init__(self, trusted_proxies: Sequence[str] = ()) -> None:
+        self._trusted = [ipaddress.ip_network(each, strict=False) for each in trusted_proxies]
+
+    def of(self, request: web.BaseRequest) -> str:
+        """Return the client's address, `-` where there is none (a Unix socket)."""
+        peer = request.remote
+        if peer is None:
+            return UNKNOWN
+        if not self._trusted or not self._is_trusted(peer):
+            return peer
+        # The proxies append: the last address that is not a proxy of ours is the client.
+        named = request.headers.get("X-Forwarded-For", "")
+        for address in reversed([each.strip() for each in named.split(",")]):
+            if address and not self._is_trusted(address):
+                return address if _is_address(address) else peer
+        return peer
+
+    def _is_trusted(self, address: str) -> bool:
+        if not _is_address(address):
+            return False
+        parsed = ipaddress.ip_address(address)
+        return any(parsed in network for network in self._trusted)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
