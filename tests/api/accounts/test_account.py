@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yizhan_testing.account_server import PASSWORD, password_login
 
@@ -18,7 +18,7 @@ async def test_a_changed_password_replaces_the_old_one_and_ends_other_sessions(
     assert answer.json == {}
     assert await phone.is_signed_in()
     assert not await laptop.is_signed_in()
-    assert server.ended_devices == [(laptop.user_id, laptop.device_id)]
+    assert await phone.device_ids() == [phone.device_id]
     assert (await server.call("POST", "/v3/login", password_login("alice"))).status == 403
     assert (await server.call("POST", "/v3/login", password_login("alice", NEW))).status == 200
 
@@ -38,13 +38,13 @@ async def test_a_password_is_changed_only_by_whoever_knows_the_old_one(
     wrong = await alice.confirms("POST", "/v3/account/password", body, password="guess")
     assert (wrong.status, wrong.errcode) == (401, "M_FORBIDDEN")
     assert wrong.json["flows"] == [{"stages": ["m.login.password"]}]
-    auth: dict[str, object]
-    for auth in (
+    useless: list[dict[str, Any]] = [
         {"type": "m.login.dummy"},
         {"type": "m.login.registration_token", "token": "x"},
         {"type": ["m.login.password"], "password": PASSWORD},
         {},
-    ):
+    ]
+    for auth in useless:
         answer = await alice.calls("POST", "/v3/account/password", {**body, "auth": auth})
         assert answer.status == 401, auth
     # Bob's password, which is right, does not speak for Alice.
@@ -65,7 +65,7 @@ async def test_odd_confirmations_are_refused_without_a_server_error(
     server: AccountServer,
 ) -> None:
     alice = await server.has("alice")
-    for auth in (
+    odd: list[Any] = [
         5,
         [],
         {"type": "m.login.password"},
@@ -74,7 +74,8 @@ async def test_odd_confirmations_are_refused_without_a_server_error(
         {"type": "m.login.password", "password": PASSWORD, "session": 5},
         {"type": "m.login.password", "password": PASSWORD, "session": "\x00"},
         {"type": "m.login.password", "password": PASSWORD, "session": "x" * 1000},
-    ):
+    ]
+    for auth in odd:
         answer = await alice.calls(
             "POST", "/v3/account/password", {"new_password": NEW, "auth": auth}
         )
@@ -96,11 +97,10 @@ async def test_a_deactivated_account_is_gone_and_its_name_is_not_given_again(
     login = await server.call("POST", "/v3/login", password_login("alice"))
     assert (login.status, login.errcode) == (403, "M_USER_DEACTIVATED")
     assert (await bob.calls("GET", f"/v3/profile/{alice.user_id}")).status == 404
-    assert server.ended_devices == [(alice.user_id, alice.device_id)]
     for table in ("account_data", "profile_field", "access_token", "device"):
         mine = f"SELECT user_id FROM {table} WHERE user_id = ?"
         assert await server.db.rows(mine, alice.user_id) == []
-    refused = await server.personal.accounts.find(server.personal.accounts.check_name("alice"))
+    refused = await server.services.accounts.find(server.services.accounts.check_name("alice"))
     assert refused is not None
     assert refused.is_deactivated
 

@@ -38,7 +38,7 @@ async def test_other_peoples_devices_are_not_there(server: AccountServer) -> Non
     await alice.confirms("DELETE", path, {})
     await alice.confirms("POST", "/v3/delete_devices", {"devices": [bob.device_id]})
     assert await bob.is_signed_in()
-    assert server.ended_devices == []
+    assert await bob.device_ids() == [bob.device_id]
 
 
 async def test_deleting_a_device_needs_the_password_and_ends_its_session(
@@ -52,7 +52,7 @@ async def test_deleting_a_device_needs_the_password_and_ends_its_session(
 
     assert (await phone.confirms("DELETE", path, {})).json == {}
     assert not await laptop.is_signed_in()
-    assert server.ended_devices == [(laptop.user_id, laptop.device_id)]
+    assert await phone.device_ids() == [phone.device_id]
     assert (await phone.confirms("DELETE", path, {})).status == 200  # gone already: no harm
 
 
@@ -80,7 +80,7 @@ async def test_odd_device_names_and_ids_are_refused_or_cut(server: AccountServer
 
 async def test_when_a_device_was_last_seen_is_shown_and_kept(server: AccountServer) -> None:
     alice = await server.has("alice")
-    sessions = server.personal.sessions
+    sessions = server.services.sessions
     requester = await sessions.authenticate(alice.token)
     sessions.note_seen(requester, "192.0.2.7")
     seen_ms = server.clock.now_ms()

@@ -6,6 +6,8 @@ from hashlib import sha1
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from yizhan_testing.account_server import AccountServer, StartServer
 
 
@@ -41,9 +43,14 @@ async def test_without_turn_the_answer_is_empty(server: AccountServer) -> None:
 
 
 async def test_turn_credentials_are_what_the_turn_server_computes(
-    start_server: StartServer,
+    start_server: StartServer, tmp_path: Path
 ) -> None:
-    server = await start_server(turn__uris=["turn:turn.home.test:3478?transport=udp"])
+    file = tmp_path / "turn.secret"
+    file.touch(mode=0o600)
+    file.write_text("turn secret\n")
+    server = await start_server(
+        turn__uris=["turn:turn.home.test:3478?transport=udp"], turn__shared_secret_file=str(file)
+    )
     alice = await server.has("alice")
     answer = (await alice.calls("GET", "/v3/voip/turnServer")).json
     expires = server.clock.now_ms() // 1000 + answer["ttl"]

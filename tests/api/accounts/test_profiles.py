@@ -12,6 +12,7 @@ async def test_a_profile_is_set_read_by_anybody_and_told_to_the_rooms(
 ) -> None:
     alice = await server.has("alice")
     mine = f"/v3/profile/{quote(alice.user_id)}"
+    room_id = (await alice.calls("POST", "/v3/createRoom", {})).json["room_id"]
     assert (await server.call("GET", mine)).json == {}
     await alice.calls("PUT", f"{mine}/displayname", {"displayname": "张三"})
     await alice.calls("PUT", f"{mine}/avatar_url", {"avatar_url": "mxc://home.test/abc"})
@@ -24,8 +25,14 @@ async def test_a_profile_is_set_read_by_anybody_and_told_to_the_rooms(
         "org.example.job": {"level": [1, None]},
     }
     assert (await server.call("GET", f"{mine}/displayname")).json == {"displayname": "张三"}
-    # Only name and avatar stand in member events.
-    assert server.rooms.renamed == [alice.user_id, alice.user_id]
+    member = await alice.calls(
+        "GET", f"/v3/rooms/{quote(room_id)}/state/m.room.member/{quote(alice.user_id)}"
+    )
+    assert member.json == {
+        "membership": "join",
+        "displayname": "张三",
+        "avatar_url": "mxc://home.test/abc",
+    }
 
 
 async def test_a_profile_field_is_removed(server: AccountServer) -> None:

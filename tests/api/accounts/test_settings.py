@@ -130,7 +130,7 @@ async def test_a_filter_gets_the_same_id_every_time_and_is_its_owners(
     assert (await bob.calls("GET", _mine(bob, f"filter/{first}"))).errcode == "M_NOT_FOUND"
     assert (await bob.calls("GET", _mine(alice, f"filter/{first}"))).errcode == "M_FORBIDDEN"
 
-    filters, user_id = server.personal.filters, UserID(alice.user_id)
+    filters, user_id = server.services.filters, UserID(alice.user_id)
     resolved = await filters.resolve(user_id, first)
     assert (resolved.room.timeline.limit, resolved.room.timeline.types) == (10, ("m.*",))
     inline = await filters.resolve(user_id, '{"room": {"rooms": []}}')
@@ -186,12 +186,12 @@ async def test_a_change_of_a_default_rule_is_kept_and_concerns_its_owner_only(
     await alice.calls("PUT", path, {"enabled": False})
     assert (await alice.calls("GET", path)).json == {"enabled": False}
     assert (await bob.calls("GET", path)).json == {"enabled": True}
-    compiled = await server.personal.push_rules.get_compiled(
+    compiled = await server.services.push_rules.get_compiled(
         [UserID(alice.user_id), UserID(bob.user_id)]
     )
     assert compiled[UserID(alice.user_id)] != compiled[UserID(bob.user_id)]
     await alice.calls("PUT", path, {"enabled": True})
-    compiled = await server.personal.push_rules.get_compiled(
+    compiled = await server.services.push_rules.get_compiled(
         [UserID(alice.user_id), UserID(bob.user_id)]
     )
     assert compiled[UserID(alice.user_id)] == compiled[UserID(bob.user_id)]
