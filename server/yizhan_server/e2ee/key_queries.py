@@ -1,0 +1,108 @@
+"""Answers /keys/query: the identity keys of people's devices and their cross-signing keys.
+
+A handful of statements, however many users are asked for. What a requester may not see is never
+read: other people's signatures of master keys stay with whoever made them.
+
+Spec: client-server API, "Key and signature security".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from yizhan_server.e2ee.keys import NOT_FEDERATED
+from yizhan_server.e2ee.signatures import cross_signing_public_key, load_key
+from yizhan_server.protocol.errors import BadJson
+from yizhan_server.protocol.identifiers import ServerName, parse_user_id, server_name_of
+from yizhan_server.storage import e2ee_keys as storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from yizhan_database import Database
+    from yizhan_server.protocol.identifiers import UserID
+
+JsonObject = dict[str, Any]
+
+USERS_AT_ONCE = 200
+
+
+class KeyQueries:
+    """Looks keys up."""
+
+    def __init__(self, db: Database, *, server_name: ServerName) -> None:
+        self._db = db
+        self._server_name = server_name
+
+    async def query(self, requester: UserID, wanted: JsonObject) -> JsonObject:
+        """Return the /keys/query answer for user -> device ids (none: all devices).
+
+        Answers M_BAD_JSON or InvalidIdentifier's M_INVALID_PARAM.
+        """
+        local: dict[str, set[str]] = {}
+        remote: set[str] = set()
+        for user_id, device_ids in wanted.items():
+            server = server_name_of(parse_user_id(user_id))
+            if not isinstance(device_ids, list) or not all(
+                isinstance(device_id, str) for device_id in device_ids
+            ):
+                raise BadJson("'device_keys' maps users to lists of device ids")
+            if server == self._server_name:
+                local[user_id] = set(device_ids)
+            else:
+                remote.add(str(server))
+        answer: JsonObject = {
+            "device_keys": {user_id: {} for user_id in local},
+            "master_keys": {},
+            "self_signing_keys": {},
+            "user_signing_keys": {},
+            "failures": dict.fromkeys(sorted(remote), NOT_FEDERATED),
+        }
+        for user_ids in _portions(local):
+            await self._add_devices(answer, local, user_ids)
+            await self._add_cross_signing(answer, requester, user_ids)
+            await asyncio.sleep(0)
+        return answer
+
+    async def _add_devices(
+        self, answer: JsonObject, wanted: dict[str, set[str]], user_ids: list[str]
+    ) -> None:
+        found = await storage.find_devices_of_users(self._db, user_ids)
+        for user_id, device_id, keys, display_name in found:
+            if wanted[user_id] and device_id not in wanted[user_id]:
+                continue
+            if display_name is not None:
+                # Stored without `unsigned`, and never empty.
+                unsigned = orjson.dumps({"device_display_name": display_name})
+                keys = b'%b,"unsigned":%b}' % (keys[:-1], unsigned)  # noqa: PLW2901
+            answer["device_keys"][user_id][device_id] = orjson.Fragment(keys)
+
+    async def _add_cross_signing(
+        self, answer: JsonObject, requester: UserID, user_ids: list[str]
+    ) -> None:
+        identities = await storage.find_cross_signing(self._db, user_ids)
+        if not identities:
+            return
+        for user_id, identity in identities.items():
+            answer["master_keys"][user_id] = orjson.Fragment(identity.master)
+            if identity.self_signing is not None:
+                answer["self_signing_keys"][user_id] = orjson.Fragment(identity.self_signing)
+            if identity.user_signing is not None and user_id == requester:
+                answer["user_signing_keys"][user_id] = orjson.Fragment(identity.user_signing)
+        signatures = await storage.find_master_signatures(self._db, requester, identities.keys())
+        for user_id, signer_key, signed_key, signature in signatures:
+            master = load_key(identities[user_id].master)
+            if cross_signing_public_key(master) == signed_key:
+                own = master.setdefault("signatures", {}).setdefault(requester, {})
+                own[f"ed25519:{signer_key}"] = signature
+                answer["master_keys"][user_id] = master
+
+
+def _portions(users: dict[str, set[str]]) -> Iterator[list[str]]:
+    iterator = iter(users)
+    while portion := list(islice(iterator, USERS_AT_ONCE)):
+        yield portion
