@@ -11,10 +11,10 @@ def check_redaction(event: Pdu, state: RoomState) -> None:
     """Reject a redaction in version 1 or 2 by neither a moderator nor the same server."""
     if state.levels.of_user(event.sender) >= state.levels.redact:
         return
-    if event.redacts is not None:
-        domain = server_name_of(event.redacts)
-        if domain is not None and domain == server_name_of(event.event_id):
-            return
+    if event.redacts is not None and (
+        server_name_of(event.redacts) == server_name_of(event.event_id)
+    ):
+        return
     raise AuthRuleRejection("redaction.not_permitted", "may not redact other servers' events")
 
 
