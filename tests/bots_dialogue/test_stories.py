@@ -182,7 +182,7 @@ async def test_an_applicant_lists_follows_urges_and_withdraws(office: Office) ->
 
 
 async def test_nobody_else_sees_or_withdraws_a_request(office: Office) -> None:
-    zhang, _li, wang = await office.newcomers("张三", "李四", "王五")
+    zhang, li, wang = await office.newcomers("张三", "李四", "王五")
     await zhang.says(ONE_LINE)
     ref = zhang.ref()
     await wang.says(f"详情 {ref}")
@@ -191,6 +191,10 @@ async def test_nobody_else_sees_or_withdraws_a_request(office: Office) -> None:
     await wang.says("详情 ZZZZ")
     assert refused[0].replace(ref, "ZZZZ") == wang.reads()[0]
     assert refused[1] == refused[0]
+    await li.says(f"撤回 {ref}")
+    assert "只有申请人可以撤回" in li.reads()[-1]
+    await li.says(f"催办 {ref}")
+    assert "只有申请人可以催办" in li.reads()[-1]
     assert await only_request(zhang) == (State.OPEN, 2)
 
 
