@@ -23,7 +23,7 @@ _MAX_PAUSES = 10_000
 _jitter = random.SystemRandom()
 
 
-class NotDelivered(Exception):  # noqa: N818 (says what happened)
+class NotDelivered(Exception):
     """At least one device could not be reached; send the notification again.
 
     `after` is the longest wait in seconds that a push service asked for, if any did.
@@ -34,7 +34,7 @@ class NotDelivered(Exception):  # noqa: N818 (says what happened)
         self.after = after
 
 
-class Overloaded(Exception):  # noqa: N818 (says what happened)
+class Overloaded(Exception):
     """More deliveries are under way than this gateway is configured for."""
 
 

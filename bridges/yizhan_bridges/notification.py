@@ -22,7 +22,7 @@ _Pushkey = Annotated[str, Meta(min_length=1, max_length=512)]
 _Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
 
-class MalformedNotification(Exception):  # noqa: N818 (says what happened)
+class MalformedNotification(Exception):
     """The body is not what the specification describes; `errcode` says in which way."""
 
     def __init__(self, errcode: str, message: str) -> None:

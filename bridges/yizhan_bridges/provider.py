@@ -14,7 +14,7 @@ from yizhan_bridges.notification import Device, Notification
 _LONGEST_WAIT_SECONDS = 86_400.0
 
 
-class Retry(Exception):  # noqa: N818 (says what happened)
+class Retry(Exception):
     """Not delivered this time; `after` is the wait in seconds that the vendor asked for, if any."""
 
     def __init__(self, after: float | None = None) -> None:
@@ -22,11 +22,11 @@ class Retry(Exception):  # noqa: N818 (says what happened)
         self.after = after
 
 
-class PushkeyRejected(Exception):  # noqa: N818 (says what happened)
+class PushkeyRejected(Exception):
     """This pushkey can never be delivered to: the homeserver is told to remove the pusher."""
 
 
-class ProviderMisconfigured(Exception):  # noqa: N818 (says what happened)
+class ProviderMisconfigured(Exception):
     """The vendor refuses *us* (credentials, keys, clock): an administrator must act.
 
     The pushkey may be good, so it is not rejected and the homeserver tries again later.

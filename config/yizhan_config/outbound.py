@@ -44,11 +44,11 @@ _LOCAL_IN_PUBLIC_SPACE = (
 )
 
 
-class OutboundRefused(OSError):  # noqa: N818 (says what happened)
+class OutboundRefused(OSError):
     """The target is not public and not listed in `outbound.allow`; nothing was sent to it."""
 
 
-class ResponseTooLarge(Exception):  # noqa: N818 (says what happened)
+class ResponseTooLarge(Exception):
     """The body is larger than the caller's bound; the connection is closed."""
 
 

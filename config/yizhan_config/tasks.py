@@ -13,7 +13,7 @@ from typing import Any, Self
 log = logging.getLogger(__name__)
 
 
-class EssentialTaskFailed(Exception):  # noqa: N818 (a sentence, as in the specification's style)
+class EssentialTaskFailed(Exception):
     """A task without which the program is of no use has failed."""
 
 

@@ -25,7 +25,7 @@ With one cursor left open SQLite's log cannot be reused: it grew from 5 MB to 1 
 """
 
 
-class GuardFailed(Exception):  # noqa: N818 - says what happened
+class GuardFailed(Exception):
     """A guard of the job did not change exactly one row: the job left no trace.
 
     Expected where two writers race: reload what the guard compared, rebuild, try again.
@@ -44,7 +44,7 @@ class LaneFailed(GuardFailed):
         self.index = -1
 
 
-class DatabaseUnavailable(Exception):  # noqa: N818 - says what happened
+class DatabaseUnavailable(Exception):
     """Disk full, read-only or failing, or the connection is lost: nothing was acknowledged."""
 
 
@@ -55,7 +55,7 @@ class CommitUnknown(DatabaseUnavailable):
     """
 
 
-class StatementRefused(Exception):  # noqa: N818 - says what happened
+class StatementRefused(Exception):
     """The database refused a statement (syntax, constraint, type): a bug of the caller.
 
     The job of the statement left no trace; other jobs are unaffected. The message names the
@@ -63,7 +63,7 @@ class StatementRefused(Exception):  # noqa: N818 - says what happened
     """
 
 
-class OpeningRefused(Exception):  # noqa: N818 - says what happened
+class OpeningRefused(Exception):
     """The database must not be opened so. The message is a sentence for the administrator."""
 
 

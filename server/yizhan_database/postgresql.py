@@ -242,11 +242,11 @@ class _Readers:
                 return
 
 
-class _ConnectionLost(Exception):  # noqa: N818 - says what happened
+class _ConnectionLost(Exception):
     """The connection ended before anything was committed."""
 
 
-class _GuardMissed(Exception):  # noqa: N818 - says what happened
+class _GuardMissed(Exception):
     """A guard of a batch failed; `job` is None when it was one of many run together."""
 
     def __init__(self, job: int | None, guard: int) -> None:
@@ -443,7 +443,7 @@ async def _run_group(connection: Any, group: Group, base: int) -> None:
 def _counted(sql: str) -> str:
     """Make a guard fail in the server, so that many of them can be sent without waiting."""
     return (
-        f"WITH guarded AS ({sql}\nRETURNING 1)"  # noqa: S608 - the guard itself
+        f"WITH guarded AS ({sql}\nRETURNING 1)"
         " SELECT 1 / CASE WHEN count(*) = 1 THEN 1 ELSE 0 END FROM guarded"
     )
 

@@ -171,7 +171,7 @@ class PushService:
         return Message(json.loads(plaintext), int(headers["TTL"]), urgency, topic, len(body))
 
 
-class _Refusal(Exception):  # noqa: N818
+class _Refusal(Exception):
     def __init__(self, status: int, reason: str) -> None:
         self.status = status
         self.reason = reason

@@ -38,7 +38,7 @@ BY_PASSWORD: tuple[Flow, ...] = ((PASSWORD,),)
 MAX_REGISTRATION_TOKEN_LENGTH = 64
 
 
-class ConfirmationNeeded(MatrixError):  # noqa: N818 - says what happened
+class ConfirmationNeeded(MatrixError):
     """The 401 that tells a client which stages remain, and what was wrong with the last one."""
 
     def __init__(

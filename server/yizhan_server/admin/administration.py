@@ -37,7 +37,7 @@ _NAMES_AT_ONCE = 500
 _DAY_MS = 86_400_000
 
 
-class Refusal(Exception):  # noqa: N818 - says what happened
+class Refusal(Exception):
     """An act that cannot be done; the sentence for the administrator, in both languages."""
 
     def __init__(self, zh: str, en: str) -> None:

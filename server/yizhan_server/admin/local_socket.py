@@ -43,7 +43,7 @@ _MAX_PATH = 100
 """Bytes. The kernel's limit for a socket's path is 107."""
 
 
-class NotRunning(Exception):  # noqa: N818 - says what happened
+class NotRunning(Exception):
     """Nobody listens on the socket."""
 
 

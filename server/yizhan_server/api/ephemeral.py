@@ -98,9 +98,7 @@ async def set_presence(call: Call[PresenceBody]) -> JsonObject:
         raise Forbidden("You can only set your own presence")
     if call.body.presence not in STATES:
         raise InvalidParam(f"'presence' must be one of {', '.join(STATES)}")
-    call.services.presence.set(
-        call.requester.user_id, call.body.presence, call.body.status_msg
-    )
+    call.services.presence.set(call.requester.user_id, call.body.presence, call.body.status_msg)
     return {}
 
 

@@ -115,7 +115,9 @@ async def _state_event(call: Call[None], state_key: str) -> JsonObject | bytes:
         await call.readable_room(), call.path["type"], state_key
     )
     if form == "event":
-        rendered = await call.services.renderer.render(call.reader_of(event.readable), [event.event])
+        rendered = await call.services.renderer.render(
+            call.reader_of(event.readable), [event.event]
+        )
         return rendered[0]
     return orjson.dumps(orjson.loads(event.event_json)["content"])
 

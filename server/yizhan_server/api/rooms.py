@@ -126,9 +126,7 @@ async def invite(call: Call[MemberBody]) -> JsonObject:
     """Invite a user."""
     target = _target(call)
     joined = await call.joined_room()
-    await call.services.members.invite(
-        joined.room, joined.user_id, target, reason=call.body.reason
-    )
+    await call.services.members.invite(joined.room, joined.user_id, target, reason=call.body.reason)
     return {}
 
 

@@ -364,7 +364,9 @@ class Wrapper:
         self._addresses = addresses
         self._query_string_tokens = query_string_tokens
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(  # noqa: PLR0911 - one answer for each kind of failure
+        self, request: web.BaseRequest
+    ) -> web.StreamResponse:
         """Answer one request; never raises but for cancellation."""
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=CORS_HEADERS)

@@ -1,7 +1,7 @@
 """Who is online, in memory. Off by a setting: then nobody ever is.
 
-A user is online while a client syncs, unavailable when the client says so, and offline a while after
-the last sync. What the user set by hand holds until the next change.
+A user is online while a client syncs, unavailable when the client says so, and offline a while
+after the last sync. What the user set by hand holds until the next change.
 
 Spec: client-server API, "Presence".
 """

@@ -9,7 +9,6 @@ from collections.abc import Collection
 from typing import Any
 
 from yizhan_database import Database, GuardFailed, Transaction
-
 from yizhan_server.accounts.own_change import record_own_change
 from yizhan_server.clock import Clock
 from yizhan_server.protocol.canonical_json import encode_canonical
@@ -17,8 +16,8 @@ from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.access import VisibleEvent
 from yizhan_server.rooms.room import Room
-from yizhan_server.storage.account_data import upsert_account_datum
 from yizhan_server.storage import receipts as stored_receipts
+from yizhan_server.storage.account_data import upsert_account_datum
 from yizhan_server.storage.receipts import UNTHREADED, StoredReceipt
 from yizhan_server.streams import Stream
 
@@ -36,9 +35,7 @@ class Receipts:
         self._stream = stream
         self._clock = clock
 
-    async def advance(
-        self, read: VisibleEvent, kind: str, thread_id: str | None = None
-    ) -> None:
+    async def advance(self, read: VisibleEvent, kind: str, thread_id: str | None = None) -> None:
         """Move a receipt to an event; one that is already there or further stays."""
         if kind not in (READ, PRIVATE):
             raise InvalidParam("The receipt type must be m.read, m.read.private or m.fully_read")

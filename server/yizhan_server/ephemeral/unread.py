@@ -13,7 +13,6 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from yizhan_database import Database
-
 from yizhan_server.ephemeral.receipts import MAIN
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.room import Room

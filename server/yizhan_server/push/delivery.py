@@ -14,10 +14,10 @@ from collections.abc import Iterable
 
 import aiohttp
 import orjson
+
 from yizhan_config.outbound import OutboundRefused, OutboundSession, read_bounded
 from yizhan_config.tasks import Background
 from yizhan_database import Database, Transaction
-
 from yizhan_server.accounts.pushers import Pushers
 from yizhan_server.clock import Clock
 from yizhan_server.ephemeral.unread import UnreadCounts
@@ -45,7 +45,7 @@ MAX_AGE_MS = 24 * 3600 * 1000
 MAX_ANSWER_BYTES = 64 << 10
 
 
-class GatewayFailed(Exception):  # noqa: N818 - says what happened
+class GatewayFailed(Exception):
     """The gateway gave no usable answer; `after_s` is when it wants to be asked again."""
 
     def __init__(self, after_s: float | None = None) -> None:
@@ -110,9 +110,7 @@ class PushDelivery:
         rooms = await self._rooms.by_nid(list({room for _, room, _ in page}))
         for _, room, _ in page:
             concerned |= self._users & await rooms[room].local_users()
-            concerned |= self._users & set(
-                await stored_rooms.members(self._db, room, "invite")
-            )
+            concerned |= self._users & set(await stored_rooms.members(self._db, room, "invite"))
         for user_id in concerned:
             await self._nudge(user_id)
         return upto if len(page) < PAGE else page[-1][0]
@@ -243,9 +241,9 @@ class PushDelivery:
             )
             raise GatewayFailed from None
         rejected = answer.get("rejected") if isinstance(answer, dict) else None
-        return [key for key in rejected if isinstance(key, str)] if isinstance(
-            rejected, list
-        ) else []
+        return (
+            [key for key in rejected if isinstance(key, str)] if isinstance(rejected, list) else []
+        )
 
 
 def _seconds(text: str | None) -> float | None:

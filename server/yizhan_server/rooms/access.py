@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yizhan_database import Database
-
 from yizhan_server.protocol.errors import Forbidden, NotFound
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.visibility import SHARED, WORLD_READABLE, may_see
@@ -22,6 +21,7 @@ from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
 from yizhan_server.storage.events import REJECTED, SOFT_FAILED, StoredEvent
 from yizhan_server.storage.state import Point, StateKey
+
 
 @dataclass(frozen=True, slots=True)
 class JoinedRoom:
@@ -83,10 +83,14 @@ class RoomAccess:
         found = await stored_rooms.find_membership(self._db, room.nid, user_id)
         if found is not None and found.membership == "join":
             return ReadableRoom(room, user_id, "join", LATEST)
-        if found is not None and found.membership in ("leave", "ban") and not found.forgotten:
+        if (
+            found is not None
+            and found.membership in ("leave", "ban")
+            and not found.forgotten
             # Someone invited or knocking who then left never read anything.
-            if await self.was_joined(room, user_id):
-                return ReadableRoom(room, user_id, found.membership, found.pos)
+            and await self.was_joined(room, user_id)
+        ):
+            return ReadableRoom(room, user_id, found.membership, found.pos)
         if peek and await self._visibility(room) == WORLD_READABLE:
             return ReadableRoom(room, user_id, "peek", LATEST)
         raise Forbidden("You are not in this room")
@@ -127,17 +131,15 @@ class RoomAccess:
         for event in events:
             if event.pos > readable.upto:
                 continue
-            if may_see(
-                visibility=visibility.at(event.pos, "history_visibility"),
-                membership=membership.at(event.pos, "membership"),
-                joined_later=membership.ever_after(event.pos, "membership", "join"),
-            ):
-                seen.append(event)
             # An event that changes one of the two is also seen if the state before it allows.
-            elif event.state_key is not None and may_see(
-                visibility=visibility.at(event.pos - 1, "history_visibility"),
-                membership=membership.at(event.pos - 1, "membership"),
-                joined_later=membership.ever_after(event.pos - 1, "membership", "join"),
+            moments = [event.pos] if event.state_key is None else [event.pos, event.pos - 1]
+            if any(
+                may_see(
+                    visibility=visibility.at(pos, "history_visibility"),
+                    membership=membership.at(pos, "membership"),
+                    joined_later=membership.ever_after(pos, "membership", "join"),
+                )
+                for pos in moments
             ):
                 seen.append(event)
         return seen

@@ -6,7 +6,6 @@ Spec: client-server API, "Room aliases", "Listing rooms".
 from __future__ import annotations
 
 from yizhan_database import Database, GuardFailed, Transaction
-
 from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import (
     RoomAlias,

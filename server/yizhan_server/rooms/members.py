@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from yizhan_database import Database, Transaction
-
 from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
 from yizhan_server.rooms.power import current_power_levels
@@ -130,9 +129,7 @@ class Members:
         content = await self._content(None, "leave", reason)
         await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
 
-    async def kick(
-        self, room: Room, sender: UserID, target: UserID, reason: str | None
-    ) -> None:
+    async def kick(self, room: Room, sender: UserID, target: UserID, reason: str | None) -> None:
         """Remove a member, or withdraw an invitation or a knock."""
         if await room.membership(target) not in ("join", "invite", "knock"):
             raise Forbidden("This user is not in the room")
@@ -228,9 +225,7 @@ class Members:
             user for user in await room.local_users() if levels.of_user(user) >= levels.invite
         ]
         if not candidates:
-            raise MatrixError(
-                400, "M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let you in"
-            )
+            raise MatrixError(400, "M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let you in")
         return max(candidates, key=lambda user: (levels.of_user(user), user))
 
     async def _is_allowed(self, allow: object, user_id: UserID) -> bool:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from yizhan_database import Database
-
 from yizhan_server.protocol.errors import BadJson, InvalidParam, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import InvalidIdentifier, UserID, parse_room_alias
 from yizhan_server.protocol.stream_token import PageToken, SyncToken, parse_token
@@ -105,9 +104,7 @@ class RoomReading:
         ids = await stored_rooms.room_ids(self._db, joined)
         return [ids[nid] for nid in joined]
 
-    async def state_event(
-        self, readable: ReadableRoom, kind: str, state_key: str
-    ) -> ReadableState:
+    async def state_event(self, readable: ReadableRoom, kind: str, state_key: str) -> ReadableState:
         """Return a state event as the reader may see it now, or answer M_NOT_FOUND."""
         key = await self._keys.find((kind, state_key))
         nid = None
@@ -310,4 +307,3 @@ def _aliases_in(content: dict[str, Any]) -> set[str]:
     if not all(isinstance(other, str) for other in others):
         raise BadJson("'alt_aliases' must be a list of strings")
     return {*([alias] if alias else []), *others}
-

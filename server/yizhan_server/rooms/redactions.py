@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from yizhan_database import Database
-
 from yizhan_server.protocol.errors import Forbidden, NotFound
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.rooms.power import StateSource, power_levels_in

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from yizhan_database import Database
-
 from yizhan_server.protocol.errors import NotFound
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.state_keys import StateKeys

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from yizhan_database import Database
 
+from yizhan_database import Database
 from yizhan_server.protocol.stream_token import PageToken, SyncToken, parse_token
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess, VisibleEvent
 from yizhan_server.rooms.rendering import event_bytes
@@ -169,5 +169,3 @@ def _position(text: str) -> int:
     token = parse_token(text)
     # A sync token covers its own position.
     return token.position + 1 if isinstance(token, SyncToken) else token.position
-
-

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
-from yizhan_database import Database
 
+from yizhan_database import Database
 from yizhan_server.clock import Clock
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.redaction import redact
@@ -80,9 +80,7 @@ class EventRenderer:
             )
         redacted = [event.event_id for event in events if event.flags & REDACTED]
         redactions = await self._redactions(reader, redacted) if redacted else {}
-        relations = (
-            await self._aggregations.bundle(reader.readable, events) if bundle else {}
-        )
+        relations = await self._aggregations.bundle(reader.readable, events) if bundle else {}
         memberships = await self._access.membership_at(reader.readable, events)
         rendered = []
         for event, membership in zip(events, memberships, strict=True):

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from yizhan_database import Database, Lane
-
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import RoomID, UserID, server_name_of
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
@@ -55,9 +55,7 @@ class Head:
 class Room:
     """One room that this server is or was in. One instance per room and process."""
 
-    def __init__(
-        self, db: Database, keys: StateKeys, server_name: str, stored: StoredRoom
-    ) -> None:
+    def __init__(self, db: Database, keys: StateKeys, server_name: str, stored: StoredRoom) -> None:
         self._db = db
         self._keys = keys
         self._server_name = server_name
@@ -122,7 +120,7 @@ class Room:
                 self._joined_count = counts.get("join", 0)
         return self._joined_count
 
-    def concerned(self, users: Set[str]) -> set[str]:
+    def concerned(self, users: AbstractSet[str]) -> set[str]:
         """Return those of `users` who are joined; all of them while the members are unread."""
         if self._local_users is None:
             return set(users)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from yizhan_database import Database, Transaction
-
 from yizhan_server.storage import state as stored_state
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.state import StateKey

@@ -7,7 +7,6 @@ receiving events from other servers.
 from __future__ import annotations
 
 from yizhan_database import Database, Transaction
-
 from yizhan_server.storage import state as stored_state
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.state import Point

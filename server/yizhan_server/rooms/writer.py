@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yizhan_database import Commit, Database, DatabaseUnavailable, GuardFailed, Pos, Transaction
-
 from yizhan_server.clock import Clock
 from yizhan_server.protocol.auth_events import auth_types_for_event
 from yizhan_server.protocol.auth_rules import check_auth
@@ -412,5 +411,3 @@ def _check_auth(pdu: Pdu, auth_state: dict[StateKey, Pdu], version: RoomVersion)
         check_auth(pdu, auth_state, version)
     except AuthRuleRejection as rejection:
         raise Forbidden(rejection.reason) from None
-
-

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from yizhan_database import Database
-
 from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from yizhan_database import Database
 
+from yizhan_database import Database
 from yizhan_server.protocol.identifiers import UserID, localpart_of
 from yizhan_server.storage import directory
 

@@ -65,7 +65,7 @@ def upsert_account_datum(
 def delete_account_data(tx: Transaction, user_id: UserID) -> None:
     """Remove all account data, push rules and filters of a user."""
     for table in ("account_data", "push_rules", "filter"):
-        tx.execute(f"DELETE FROM {table} WHERE user_id = ?", user_id)  # noqa: S608
+        tx.execute(f"DELETE FROM {table} WHERE user_id = ?", user_id)
 
 
 @dataclass(frozen=True, slots=True)

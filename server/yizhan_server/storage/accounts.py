@@ -51,7 +51,7 @@ async def find_account(db: Database, user_id: UserID) -> Account | None:
 
 async def scan_accounts(db: Database) -> AsyncIterator[Account]:
     """Yield every account, by user id."""
-    sql = f"SELECT {_COLUMNS} FROM account WHERE user_id > ? ORDER BY user_id LIMIT ?"  # noqa: S608
+    sql = f"SELECT {_COLUMNS} FROM account WHERE user_id > ? ORDER BY user_id LIMIT ?"
     async for row in db.scan(sql, after=""):
         yield _account(row)
 

@@ -102,7 +102,7 @@ def delete_devices(tx: Transaction, user_id: UserID, device_ids: Collection[str]
     for table in ("access_token", "refresh_token", "device"):
         tx.execute(
             *in_list(
-                f"DELETE FROM {table} WHERE user_id = ? AND device_id IN (??)",  # noqa: S608
+                f"DELETE FROM {table} WHERE user_id = ? AND device_id IN (??)",
                 user_id,
                 list(device_ids),
             )
@@ -116,7 +116,7 @@ def delete_devices_except(tx: Transaction, user_id: UserID, kept: str) -> None:
     """
     for table in ("access_token", "refresh_token", "device"):
         tx.execute(
-            f"DELETE FROM {table} WHERE user_id = ? AND device_id <> ?",  # noqa: S608
+            f"DELETE FROM {table} WHERE user_id = ? AND device_id <> ?",
             user_id,
             kept,
         )
@@ -126,7 +126,7 @@ def delete_tokens(tx: Transaction, user_id: UserID, device_id: DeviceID) -> None
     """Delete the tokens of a device, which stays."""
     for table in ("access_token", "refresh_token"):
         tx.execute(
-            f"DELETE FROM {table} WHERE user_id = ? AND device_id = ?",  # noqa: S608
+            f"DELETE FROM {table} WHERE user_id = ? AND device_id = ?",
             user_id,
             device_id,
         )

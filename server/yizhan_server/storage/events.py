@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from yizhan_database import Database, Pos, Row, Transaction, in_list
 
+from yizhan_database import Database, Pos, Row, Transaction, in_list
 from yizhan_server.protocol.event import Pdu, redact_pdu, trust_pdu
 from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
 

@@ -26,7 +26,10 @@ def append_exceptions(
     tx.execute_many(
         "INSERT INTO push_exception (room, user_id, pos, notify, highlight, tweaks)"
         " VALUES (?, ?, ?, ?, ?, ?)",
-        [(room, each.user_id, pos, each.notify, each.highlight, each.tweaks) for each in exceptions],
+        [
+            (room, each.user_id, pos, each.notify, each.highlight, each.tweaks)
+            for each in exceptions
+        ],
     )
 
 

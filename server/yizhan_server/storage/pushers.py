@@ -40,7 +40,7 @@ _COLUMNS = (
 async def find_pushers(db: Database, user_id: UserID) -> list[Pusher]:
     """Return a user's pushers."""
     rows = await db.rows(
-        f"SELECT {_COLUMNS} FROM pusher WHERE user_id = ? ORDER BY app_id, pushkey",  # noqa: S608
+        f"SELECT {_COLUMNS} FROM pusher WHERE user_id = ? ORDER BY app_id, pushkey",
         user_id,
     )
     return [_pusher(row) for row in rows]
@@ -116,9 +116,7 @@ async def lowest_position(db: Database, user_id: str) -> int:
     return 0 if row is None else row[0] or 0
 
 
-def advance_pusher(
-    tx: Transaction, user_id: str, app_id: str, pushkey: str, position: int
-) -> None:
+def advance_pusher(tx: Transaction, user_id: str, app_id: str, pushkey: str, position: int) -> None:
     """Record that a pusher has been told of everything up to `position`."""
     tx.execute(
         "UPDATE pusher SET pos = ? WHERE user_id = ? AND app_id = ? AND pushkey = ? AND pos < ?",

@@ -48,9 +48,7 @@ async def receipts_of_user(db: Database, room: int, user_id: str) -> list[Stored
     return [StoredReceipt(*row) for row in rows]
 
 
-async def receipts_changed(
-    db: Database, room: int, after: int, upto: int
-) -> list[StoredReceipt]:
+async def receipts_changed(db: Database, room: int, after: int, upto: int) -> list[StoredReceipt]:
     """Return the receipts of a room that moved in (after, upto]."""
     rows = await db.rows(
         f"SELECT {_COLUMNS} FROM receipt WHERE room = ? AND pos > ? AND pos <= ?",
@@ -83,4 +81,3 @@ async def judged_events(
         room, after, upto, limit,
     )  # fmt: skip
     return [(pos, thread, flags, sender) for pos, thread, flags, sender in rows]
-

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from yizhan_database import Database, in_list
-
 from yizhan_server.storage.events import (
     COLUMNS,
     REDACTED,
@@ -54,7 +53,7 @@ async def related(
         rows = await db.rows(
             *in_list(
                 f"SELECT {COLUMNS} FROM event WHERE rel_to IN (??) AND room = ? AND pos > ?"
-                " AND pos < ? AND (? IS NULL OR rel_type = ?) AND (? IS NULL OR type = ?)"
+                " AND pos < ? AND (CAST(? AS TEXT) IS NULL OR rel_type = ?) AND (CAST(? AS TEXT) IS NULL OR type = ?)"
                 f" AND flags & {HIDDEN} = 0 ORDER BY pos {'DESC' if backwards else 'ASC'} LIMIT ?",
                 targets, room, after, before, only, only, event_type, event_type, limit,
             )
@@ -80,9 +79,7 @@ async def kinds_of_relations(
     return [(event_id, rel_type) for event_id, rel_type in rows]
 
 
-async def latest_replacement(
-    db: Database, room: int, target: StoredEvent
-) -> StoredEvent | None:
+async def latest_replacement(db: Database, room: int, target: StoredEvent) -> StoredEvent | None:
     """Return the newest edit of an event by its own sender, of its own type."""
     row = await db.row(
         f"SELECT {COLUMNS} FROM event WHERE rel_to = ? AND rel_type = 'm.replace' AND room = ?"
@@ -93,9 +90,7 @@ async def latest_replacement(
     return None if row is None else event_from(row)
 
 
-async def thread_summary(
-    db: Database, room: int, root: str, user_id: str
-) -> ThreadSummary | None:
+async def thread_summary(db: Database, room: int, root: str, user_id: str) -> ThreadSummary | None:
     """Return the newest reply, the number of replies, and whether the user wrote one."""
     row = await db.row(
         "SELECT count(*), max(pos), max(CASE WHEN sender = ? THEN 1 ELSE 0 END) FROM event"
@@ -105,9 +100,7 @@ async def thread_summary(
     )  # fmt: skip
     if row is None or not row[0]:
         return None
-    latest = await db.row(
-        f"SELECT {COLUMNS} FROM event WHERE room = ? AND pos = ?", room, row[1]
-    )
+    latest = await db.row(f"SELECT {COLUMNS} FROM event WHERE room = ? AND pos = ?", room, row[1])
     assert latest is not None, "the position was just read"
     return ThreadSummary(event_from(latest), row[0], bool(row[2]))
 
@@ -120,7 +113,7 @@ async def thread_roots(
         "SELECT rel_to, max(pos) AS newest FROM event WHERE room = ? AND thread IS NOT NULL"
         f" AND rel_type = 'm.thread' AND flags & {HIDDEN} = 0 AND pos IS NOT NULL"
         " GROUP BY rel_to HAVING max(pos) < ?"
-        " AND (? IS NULL OR max(CASE WHEN sender = ? THEN 1 ELSE 0 END) = 1"
+        " AND (CAST(? AS TEXT) IS NULL OR max(CASE WHEN sender = ? THEN 1 ELSE 0 END) = 1"
         "      OR EXISTS (SELECT 1 FROM event AS root"
         "                 WHERE root.event_id = rel_to AND root.sender = ?))"
         " ORDER BY newest DESC LIMIT ?",
@@ -135,6 +128,4 @@ async def thread_roots(
     )  # fmt: skip
     nids: dict[str, int] = dict(roots)
     events = await events_by_nid(db, list(nids.values()))
-    return [
-        (events[nids[event_id]], newest) for event_id, newest in rows if event_id in nids
-    ]
+    return [(events[nids[event_id]], newest) for event_id, newest in rows if event_id in nids]

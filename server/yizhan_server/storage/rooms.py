@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import orjson
+
 from yizhan_database import Database, Pos, Transaction, in_list
 
 

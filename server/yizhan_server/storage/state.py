@@ -218,9 +218,7 @@ async def current_state(db: Database, room: int, pos: int) -> dict[int, int]:
     return {key: event for key, event in rows if event != REMOVED}
 
 
-async def current_state_changes(
-    db: Database, room: int, after: int, upto: int
-) -> dict[int, int]:
+async def current_state_changes(db: Database, room: int, after: int, upto: int) -> dict[int, int]:
     """Return the latest change of each key of the current state in (after, upto]; 0 = removed."""
     rows = await db.rows(
         "SELECT key, event FROM current_state WHERE room = ? AND pos > ? AND pos <= ? ORDER BY pos",

@@ -8,7 +8,8 @@ call on the event loop in commit order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 
@@ -60,7 +61,7 @@ class Stream:
         for follower in self._followers:
             follower.set()
 
-    def waiting(self) -> Set[str]:
+    def waiting(self) -> AbstractSet[str]:
         """Return the users with a long poll, as a set-like view."""
         return self._listeners.keys()
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from yizhan_database import Database
 
+from yizhan_database import Database
 from yizhan_server.accounts.push_rules import PushRules
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.storage import account_data as storage

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from yizhan_database import Database
 
+from yizhan_database import Database
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.unread import Counts, UnreadCounts
 from yizhan_server.protocol.identifiers import UserID
@@ -248,12 +248,12 @@ class RoomSections:
         while True:
             # One more than wanted tells whether there is a gap.
             page = await room.events_after(after, end, limit + 1)
-            for event in reversed(await self._access.visible(readable, page)):
-                if (
-                    wanted.passes(event)
-                    and (event.sender not in device.ignored or event.state_key is not None)
-                ):
-                    picked.append(event)
+            picked += [
+                event
+                for event in reversed(await self._access.visible(readable, page))
+                if wanted.passes(event)
+                and (event.sender not in device.ignored or event.state_key is not None)
+            ]
             if len(picked) > limit or len(page) <= limit:
                 break
             end = page[0].pos - 1
@@ -288,20 +288,19 @@ class RoomSections:
                 self._db, room.nid, window.after or 0, at
             )
             chosen = [event for event in changes.values() if event != stored_state.REMOVED]
+        # Without a gap only what changed without an event of the timeline is news.
+        elif await room.last_position(window.upto) <= (window.after or 0):
+            chosen = []
         else:
-            # Without a gap only what changed without an event of the timeline is news.
-            if await room.last_position(window.upto) <= (window.after or 0):
-                chosen = []
-            else:
-                shown = {event.nid for event in timeline.events}
-                changes = await stored_state.current_state_changes(
-                    self._db, room.nid, window.after or 0, window.upto
-                )
-                chosen = [
-                    event
-                    for event in changes.values()
-                    if event not in shown and event != stored_state.REMOVED
-                ]
+            shown = {event.nid for event in timeline.events}
+            changes = await stored_state.current_state_changes(
+                self._db, room.nid, window.after or 0, window.upto
+            )
+            chosen = [
+                event
+                for event in changes.values()
+                if event not in shown and event != stored_state.REMOVED
+            ]
         if lazy:
             chosen += await self._lazy_members(device, room, timeline, at, chosen, full=full)
         events = await stored_events.events_by_nid(self._db, chosen)
@@ -358,9 +357,7 @@ class RoomSections:
             "prev_batch": timeline.prev_batch,
         }
 
-    async def _fragments(
-        self, reader: Reader, events: list[StoredEvent]
-    ) -> list[orjson.Fragment]:
+    async def _fragments(self, reader: Reader, events: list[StoredEvent]) -> list[orjson.Fragment]:
         return [orjson.Fragment(each) for each in await self._renderer.render(reader, events)]
 
     async def _summary(self, room: Room, user_id: UserID) -> JsonObject:
@@ -409,4 +406,3 @@ def _counts_json(counts: Counts, *, by_thread: bool) -> JsonObject:
 
 def _count(notify: int, highlight: int) -> JsonObject:
     return {"notification_count": notify, "highlight_count": highlight}
-

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from yizhan_database import Database
 
+from yizhan_database import Database
 from yizhan_server.accounts.requester import Requester
 from yizhan_server.e2ee.device_lists import DeviceLists
 from yizhan_server.e2ee.keys import Keys
@@ -121,9 +121,7 @@ class Sync:
                     break
         return orjson.dumps(answer)
 
-    async def _build(
-        self, device: SyncDevice, since: SyncToken | None
-    ) -> tuple[JsonObject, bool]:
+    async def _build(self, device: SyncDevice, since: SyncToken | None) -> tuple[JsonObject, bool]:
         """Return the answer about (since, now], and whether there is anything in it."""
         user_id, upto = device.user_id, self._stream.position
         after = None if since is None else since.position
@@ -142,9 +140,7 @@ class Sync:
         changes = await self._account_data.changed(user_id, after, upto)
         rooms = await self._rooms_section(device, window, changes.by_room, heard)
         account_data = [
-            each
-            for each in changes.everywhere
-            if device.wanted.account_data.passes_object(each)
+            each for each in changes.everywhere if device.wanted.account_data.passes_object(each)
         ]
         presence = await self._presence_events(device, heard)
         lists: JsonObject = {}
@@ -267,9 +263,7 @@ class Sync:
         if window.after is not None and before == membership.membership:
             return None
         readable = ReadableRoom(room, device.user_id, membership.membership, membership.pos)
-        if before in ("invite", "knock") or not await self._access.was_joined(
-            room, device.user_id
-        ):
+        if before in ("invite", "knock") or not await self._access.was_joined(room, device.user_id):
             if window.after is None:
                 return None
             return await self._sections.departure(device, room, membership.event)
