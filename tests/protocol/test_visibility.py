@@ -70,6 +70,8 @@ def test_other_peoples_changes_and_other_state_keys_are_no_exception() -> None:
         room.event("m.room.history_visibility", ALICE, world, "x"),
         room.event("m.room.history_visibility", ALICE, world),
         room.event("m.room.message", ALICE, {"membership": "join", **world}),
+        room.event("m.room.name", ALICE, world, ""),
+        room.event("org.example", ALICE, {"membership": "join"}, BOB),
     ):
         assert not may_see_event(
             event, BOB, visibility="joined", membership="leave", joined_later=True
