@@ -1,4 +1,4 @@
-"""`python -m yizhan_bots --config FILE --data DIR run | trust @user | fingerprint`."""
+"""`python -m yizhan_bots --config FILE --data DIR run | trust @user [KEY] | fingerprint`."""
 
 import argparse
 import asyncio
@@ -126,14 +126,15 @@ async def _listen(section: settings.Bots, bot: Runner) -> web.AppRunner:
         ) from error
 
 
-async def trust(loaded: settings.Settings, user_id: str) -> int:
+async def trust(loaded: settings.Settings, user_id: str, expected: str) -> int:
     """Have the running bot pin the person's present identity; returns the exit status."""
+    question = {"user_id": user_id, "fingerprint": expected}
     try:
         connector = aiohttp.UnixConnector(str(Folder.find_control_socket(loaded.data)))
         async with (
             asyncio.timeout(_TRUST_SECONDS),
             aiohttp.ClientSession(connector=connector) as session,
-            session.post("http://bots/trust", json={"user_id": user_id}) as response,
+            session.post("http://bots/trust", json=question) as response,
         ):
             answer = await response.json()
     except (aiohttp.ClientError, OSError):
@@ -148,6 +149,13 @@ async def trust(loaded: settings.Settings, user_id: str) -> int:
             f"{user_id} 还没有交叉签名身份；请此人先用客户端登录并设置加密。",
             f"{user_id} has no cross-signing identity yet; have them sign in with a client and "
             "set up encryption first.",
+        )
+        return 1
+    if outcome is Trust.REFUSED:
+        _tell(
+            f"没有信任 {user_id}：主服务器给出的身份指纹是 {shown}，与您输入的不同。",
+            f"{user_id} is not trusted: the homeserver shows the fingerprint {shown}, which is "
+            "not the one that you gave.",
         )
         return 1
     _tell(
@@ -185,6 +193,7 @@ def main() -> int:
     commands.add_parser("run", parents=[files], help="run the bot until a signal")
     trusting = commands.add_parser("trust", parents=[files], help="pin a person's identity")
     trusting.add_argument("user_id", metavar="@user:server")
+    trusting.add_argument("fingerprint", nargs="*", help="its beginning, as the person shows it")
     commands.add_parser("fingerprint", parents=[files], help="print the bot's own fingerprint")
     arguments = parser.parse_args()
     os.umask(0o077)
@@ -196,7 +205,7 @@ def main() -> int:
             return show_fingerprint(loaded)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             if arguments.command == "trust":
-                return runner.run(trust(loaded, arguments.user_id))
+                return runner.run(trust(loaded, arguments.user_id, "".join(arguments.fingerprint)))
             runner.run(run(loaded))
     except ConfigurationError as error:
         print(error, file=sys.stderr)  # noqa: T201 (read by whoever started the program)

@@ -64,12 +64,12 @@ def _bot_page(runner: Runner) -> str:
 </html>"""
 
 
-def control_pages(trust: Callable[[str], Awaitable[TrustOutcome]]) -> web.Application:
+def control_pages(trust: Callable[[str, str], Awaitable[TrustOutcome]]) -> web.Application:
     """What `yizhan bots trust` asks of the running bot, over a socket only its owner opens."""
 
     async def take_trust(request: web.Request) -> web.Response:
         body = await request.json()
-        outcome = await trust(str(body["user_id"]))
+        outcome = await trust(str(body["user_id"]), str(body["fingerprint"]))
         return web.json_response({"trust": outcome.trust.value, "fingerprint": outcome.fingerprint})
 
     pages = web.Application()

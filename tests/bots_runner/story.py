@@ -23,6 +23,7 @@ from yizhan_bots.matrix.account import Folder
 from yizhan_bots.matrix.cross_signing import OwnIdentity, nio_requests, publish
 from yizhan_bots.matrix.runner import BotSettings, Runner
 from yizhan_database import Database, Transaction, open_database
+from yizhan_testing.databases import fresh_database
 from yizhan_testing.nio_client import NioClient
 
 if TYPE_CHECKING:
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
     from pathlib import Path
 
+    from yizhan_testing.databases import Dialect
     from yizhan_testing.servers import RunningHomeserver
 
 PASSWORD = "correct horse battery staple"
+MIGRATIONS = "yizhan_bots.storage.migrations"
 WAIT_S = 20
 
 _numbers = count(1)
@@ -94,6 +97,7 @@ class Bot:
 
     base_url: str
     data: Path
+    database_url: str
     user_id: str
     notebook: Notebook
     settings: dict[str, Any] = field(default_factory=dict)
@@ -108,9 +112,7 @@ class Bot:
 
     async def start(self) -> None:
         self._folder = Folder.open(self.data)
-        self._database = await open_database(
-            f"sqlite://{self.data / 'bots.db'}", "yizhan_bots.storage.migrations"
-        )
+        self._database = await open_database(self.database_url, MIGRATIONS)
         settings = {"homeserver_url": self.base_url, "user_id": self.user_id}
         self._runner = await Runner.start(
             BotSettings(password=PASSWORD, **(settings | self.settings)),
@@ -147,12 +149,16 @@ class Office:
     folder: Path
     opened: AsyncExitStack
 
-    async def bot(self, *, base_url: str | None = None, **settings: Any) -> Bot:
+    async def bot(
+        self, *, base_url: str | None = None, dialect: Dialect = "sqlite", **settings: Any
+    ) -> Bot:
         """A running bot with an account of its own."""
         user_id = await self.account("bot")
         data = self.folder / user_id[1:].partition(":")[0]
         data.mkdir()
-        bot = Bot(base_url or self.homeserver.base_url, data, user_id, Notebook(), settings)
+        url = await fresh_database(dialect, MIGRATIONS, data)
+        base_url = base_url or self.homeserver.base_url
+        bot = Bot(base_url, data, url, user_id, Notebook(), settings)
         self.opened.push_async_callback(bot.stop)
         await bot.start()
         return bot

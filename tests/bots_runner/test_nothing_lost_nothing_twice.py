@@ -12,15 +12,19 @@ from bots_runner.story import bodies, opens_direct_room, says_back
 from yizhan_bots.conversation import Outgoing, Redacted, Standing, Text, Undecryptable
 from yizhan_bots.matrix.account import DeviceInUse, Folder
 from yizhan_database import Transaction
+from yizhan_testing.databases import DIALECTS
 from yizhan_testing.tampering import TamperingRelay
 
 if TYPE_CHECKING:
     from bots_runner.story import Office
     from yizhan_bots.conversation import Incoming
+    from yizhan_testing.databases import Dialect
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 JsonObject = dict[str, Any]
+
+on_both_databases = pytest.mark.parametrize("dialect", DIALECTS)
 
 
 async def test_more_messages_than_one_sync_shows_are_all_heard_after_downtime(
@@ -48,11 +52,12 @@ async def test_more_messages_than_one_sync_shows_are_all_heard_after_downtime(
     assert bot.notebook.texts() == said[: len(bot.notebook.texts())]
 
 
+@on_both_databases
 async def test_an_answer_interrupted_between_decision_and_sending_is_sent_once(
-    office: Office,
+    office: Office, dialect: Dialect
 ) -> None:
     async with TamperingRelay.open(office.homeserver.base_url) as relay:
-        bot = await office.bot(base_url=relay.base_url)
+        bot = await office.bot(base_url=relay.base_url, dialect=dialect)
         bot.notebook.reply = says_back
         alice = await office.person("alice")
         room = await opens_direct_room(alice, bot)
@@ -98,11 +103,12 @@ async def test_an_answer_sent_but_not_marked_is_not_sent_twice(office: Office) -
     assert sent == [(first.event_id, "sent")]
 
 
+@on_both_databases
 async def test_a_message_whose_key_comes_late_is_heard_once_when_it_is_there(
-    office: Office,
+    office: Office, dialect: Dialect
 ) -> None:
     async with TamperingRelay.open(office.homeserver.base_url) as relay:
-        bot = await office.bot(base_url=relay.base_url)
+        bot = await office.bot(base_url=relay.base_url, dialect=dialect)
         alice = await office.person("alice")
         room = await opens_direct_room(alice, bot)
         keys: list[JsonObject] = []
@@ -154,9 +160,12 @@ async def test_messages_that_stay_unreadable_are_answered_with_one_sentence_once
         assert len(kinds) == 1
 
 
-async def test_a_redaction_cancels_a_command_that_has_not_run(office: Office) -> None:
+@on_both_databases
+async def test_a_redaction_cancels_a_command_that_has_not_run(
+    office: Office, dialect: Dialect
+) -> None:
     async with TamperingRelay.open(office.homeserver.base_url) as relay:
-        bot = await office.bot(base_url=relay.base_url)
+        bot = await office.bot(base_url=relay.base_url, dialect=dialect)
         alice = await office.person("alice")
         room = await opens_direct_room(alice, bot)
         await alice.says(room, "this one runs")

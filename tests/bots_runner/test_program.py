@@ -105,7 +105,11 @@ async def test_the_program_serves_its_pages_and_takes_the_administrators_orders(
 
         _, out, _ = await output("-m", "yizhan_bots", *files, "fingerprint")
         assert out.strip() == health["fingerprint"]
-        status, out, _ = await output("-m", "yizhan_bots", *files, "trust", alice.user_id)
+        trust = ("-m", "yizhan_bots", *files, "trust", alice.user_id)
+        status, out, _ = await output(*trust, "AAAA", "AAAA")
+        assert status == 1
+        assert fingerprint(identity.master_key) in out
+        status, out, _ = await output(*trust, identity.master_key[:8])
         assert status == 0
         assert fingerprint(identity.master_key) in out
         status, _, err = await output("-m", "yizhan_bots", *files, "run")

@@ -132,10 +132,15 @@ class Runner:
         """The emoji of verifications in progress, as indices into the spec's table."""
         return self._verifications.emoji
 
-    async def trust(self, user_id: str) -> TrustOutcome:
-        """Pin a person's present identity on the word of whoever commands this machine."""
+    async def trust(self, user_id: str, expected: str = "") -> TrustOutcome:
+        """Pin a person's present identity on the word of whoever commands this machine.
+
+        `REFUSED`, and nothing is pinned, when `expected` is not how its fingerprint begins.
+        """
         tx = Transaction()
         outcome = await self._identities.trust(user_id, MACHINE, MACHINE, tx)
+        if not "".join(outcome.fingerprint.split()).startswith("".join(expected.split())):
+            return TrustOutcome(Trust.REFUSED, outcome.fingerprint)
         await self._database.commit(tx)
         return outcome
 
