@@ -10,7 +10,7 @@ import asyncio
 import getpass
 import os
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,10 +21,11 @@ import orjson
 from yizhan_config.errors import EXIT_STATUS, ConfigurationError
 from yizhan_config.language import say
 from yizhan_config.options import Arguments, Option, UsageError, describe, parse, take
+from yizhan_config.outbound import outbound_session
 from yizhan_config.secret_files import make_password
 from yizhan_config.settings import get_database_url, load
+from yizhan_config.tasks import Background
 from yizhan_database import DatabaseUnavailable, OpeningRefused, open_database
-from yizhan_server.account_services import assemble_flows, assemble_personal_services
 from yizhan_server.admin.administration import Refusal
 from yizhan_server.admin.local_socket import (
     SOCKET_NAME,
@@ -34,15 +35,12 @@ from yizhan_server.admin.local_socket import (
 )
 from yizhan_server.clock import SystemClock
 from yizhan_server.people_sheet import Card, make_sheet, read_people
-from yizhan_server.storage.numbers import Numbers
-from yizhan_server.streams import Stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from yizhan_config.settings import Settings
 
-MIGRATIONS = "yizhan_server.storage.migrations"
 EXIT_USAGE = 64
 """EX_USAGE of sysexits.h."""
 
@@ -119,31 +117,32 @@ async def _administrator(settings: Settings) -> AsyncIterator[Administrator]:
 
 @asynccontextmanager
 async def _offline(settings: Settings) -> AsyncIterator[Administrator]:
+    # Imported only when the server is down: the whole of it, for the end of a session concerns
+    # keys and pushers too.
+    from yizhan_server.app import (  # noqa: PLC0415
+        MIGRATIONS,
+        OtherInstallation,
+        build,
+        check_server_name,
+    )
+
     url = get_database_url(settings.database.url, settings.database.password_file)
-    db = await open_database(url, MIGRATIONS)
-    try:
-        numbers, clock = Numbers(db), SystemClock()
-        personal = assemble_personal_services(
-            db, numbers, Stream(db.epoch, db.position), clock, settings=settings, limits=_NoLimit()
-        )
-        flows = assemble_flows(db, numbers, clock, personal, forgetters=[])
+    async with AsyncExitStack() as stack:
+        db = await open_database(url, MIGRATIONS)
+        stack.push_async_callback(db.close)
+        try:
+            await check_server_name(db, settings.server_name)
+        except OtherInstallation as error:
+            raise OpeningRefused(str(error)) from None
+        outbound = await stack.enter_async_context(outbound_session(settings.outbound.allow))
+        background = await stack.enter_async_context(Background())
+        homeserver = build(settings, db, SystemClock(), outbound, background)
+        stack.callback(homeserver.services.passwords.close)
 
         async def here(name: str, **arguments: Any) -> Any:
-            return await act(flows.administration, name, arguments)
+            return await act(homeserver.flows.administration, name, arguments)
 
-        try:
-            yield here
-        finally:
-            personal.passwords.close()
-    finally:
-        await db.close()
-
-
-class _NoLimit:
-    """Nobody guesses passwords here."""
-
-    def check(self, kind: str, caller: str) -> None:
-        """Allow everything."""
+        yield here
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class AccountServer:
         await self.services.accounts.create(localpart, PASSWORD, is_admin=admin)
         return await self.sign_in(localpart)
 
-    async def sign_in(self, localpart: str, **more: object) -> Person:
+    async def sign_in(self, localpart: str, **more: Any) -> Person:
         answer = await self.call("POST", "/v3/login", password_login(localpart, **more))
         assert answer.status == 200, answer.json
         return Person(self, answer.json)
@@ -170,7 +170,7 @@ class Person:
         return (await self.calls("GET", "/v3/account/whoami")).status == 200
 
 
-def password_login(localpart: str, password: str = PASSWORD, **more: object) -> dict[str, Any]:
+def password_login(localpart: str, password: str = PASSWORD, **more: Any) -> dict[str, Any]:
     return {
         "type": "m.login.password",
         "identifier": {"type": "m.id.user", "user": localpart},

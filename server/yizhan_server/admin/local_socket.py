@@ -10,7 +10,6 @@ in `zh` and `en`.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import stat
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yizhan_server.admin.administration import UserAdministration
-
-log = logging.getLogger(__name__)
 
 SOCKET_NAME = "homeserver.sock"
 _MAX_PATH = 100
@@ -148,6 +145,8 @@ def make_admin_socket_handler(
             return web.Response(status=404)
         try:
             answer = await act(administration, name, orjson.loads(await request.read()))
+        except orjson.JSONDecodeError:
+            return web.Response(status=400)
         except Refusal as error:
             return web.Response(status=400, body=orjson.dumps({"zh": error.zh, "en": error.en}))
         return web.Response(body=orjson.dumps({"answer": answer}))
@@ -193,14 +192,16 @@ def bind_admin_socket(path: Path) -> socket.socket:
 
 async def call_running_server(path: Path, name: str, arguments: dict[str, Any]) -> Any:
     """Have the running server perform an act; NotRunning when there is none, else as `act`."""
+    try:
+        body = orjson.dumps(arguments)
+    except orjson.JSONEncodeError:
+        raise Refusal("输入的不是 UTF-8 文本。", "What was typed is not UTF-8 text.") from None
     with _short(path) as short:
         connector = UnixConnector(short)
         async with ClientSession(connector=connector, timeout=ClientTimeout(total=600)) as http:
             try:
-                async with http.post(
-                    f"http://localhost/user/{name}", data=orjson.dumps(arguments)
-                ) as response:
-                    body = await response.read()
+                async with http.post(f"http://localhost/user/{name}", data=body) as response:
+                    answer = await response.read()
             except ClientConnectorError:
                 raise NotRunning from None
             except ClientConnectionError:
@@ -209,9 +210,9 @@ async def call_running_server(path: Path, name: str, arguments: dict[str, Any]) 
                     "The server stopped in the middle; see by yizhan user list what was done.",
                 ) from None
     if response.status == 200:
-        return orjson.loads(body)["answer"]
+        return orjson.loads(answer)["answer"]
     if response.status == 400:
-        refusal = orjson.loads(body)
+        refusal = orjson.loads(answer)
         raise Refusal(refusal["zh"], refusal["en"])
     raise Refusal(
         f"服务器出错（{response.status}）；请看它的日志。",

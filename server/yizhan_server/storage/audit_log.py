@@ -33,7 +33,8 @@ def insert_audit_entry(tx: Transaction, nid: int, entry: AuditEntry) -> None:
 async def find_audit_entries(db: Database, limit: int) -> list[AuditEntry]:
     """Return the latest entries, newest first."""
     rows = await db.rows(
-        "SELECT ts_ms, actor, action, subject, details FROM audit_log ORDER BY nid DESC LIMIT ?",
+        "SELECT ts_ms, actor, action, subject, details FROM audit_log"
+        " /* scan: the newest rows by the primary key, bounded */ ORDER BY nid DESC LIMIT ?",
         limit,
     )
     return [AuditEntry(*row) for row in rows]

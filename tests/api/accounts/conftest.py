@@ -24,12 +24,12 @@ async def start_server(
     dialect: Dialect = request.param
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: object) -> AccountServer:
+        async def start(folder: str = "", **settings: object) -> AccountServer:
             overrides = {name.replace("__", "."): value for name, value in settings.items()}
             overrides.setdefault("rate_limits.enabled", False)
             restless = random.Random(1) if dialect == "sqlite" else None
             return await stack.enter_async_context(
-                account_server(dialect, tmp_path, overrides, restless)
+                account_server(dialect, tmp_path / folder, overrides, restless)
             )
 
         yield start
