@@ -32,9 +32,14 @@ from yizhan_server.api.limits import Rate, RateLimits
 from yizhan_server.api.routing import Router, Wrapper
 from yizhan_server.api.services import Services
 from yizhan_server.clock import Clock
+from yizhan_server.e2ee.cross_signing import CrossSigning
 from yizhan_server.e2ee.device_changes import DeviceChanges
 from yizhan_server.e2ee.device_lists import DeviceLists
+from yizhan_server.e2ee.forgetting import KeyForgetter
+from yizhan_server.e2ee.key_backup import KeyBackups
+from yizhan_server.e2ee.key_queries import KeyQueries
 from yizhan_server.e2ee.keys import Keys
+from yizhan_server.e2ee.signature_uploads import SignatureUploads
 from yizhan_server.e2ee.to_device import ToDevice
 from yizhan_server.ephemeral.counter import EphemeralCounter
 from yizhan_server.ephemeral.presence import Presence
@@ -152,8 +157,10 @@ def build(
     members = Members(db, stream, rooms, writer, profiles, server_name)
     to_device = ToDevice(db, stream, clock, server_name=server_name)
     device_lists = DeviceLists(db, stream)
-    e2ee_keys = Keys(db, DeviceChanges(db, stream, background), server_name=server_name)
-    flows = assemble_flows(db, numbers, clock, personal, forgetters=[])
+    device_changes = DeviceChanges(db, stream, background)
+    forgetter = KeyForgetter(device_changes)
+    e2ee_keys = Keys(db, device_changes, server_name=server_name)
+    flows = assemble_flows(db, numbers, clock, personal, forgetters=[forgetter.forget_devices])
     profile_change, deactivation = assemble_room_flows(db, personal, flows, members)
     access = RoomAccess(db, rooms, keys)
     aliases = Aliases(db, rooms, server_name)
@@ -209,6 +216,10 @@ def build(
         to_device=to_device,
         device_lists=device_lists,
         e2ee_keys=e2ee_keys,
+        key_queries=KeyQueries(db, server_name=server_name),
+        cross_signing=CrossSigning(db, device_changes),
+        signature_uploads=SignatureUploads(db, device_changes),
+        key_backups=KeyBackups(db),
         user_directory=UserDirectory(db),
         room_directory=RoomDirectory(db, rooms),
         sync=Sync(

@@ -234,6 +234,7 @@ class _Accounts:
             "username": localpart,
             "password": password,
             "admin": admin,
+            "inhibit_login": True,
             "mac": hmac.new(SHARED_SECRET.encode(), text.encode(), sha1).hexdigest(),
         }
         async with self.http.post(url, json=body) as response:

@@ -10,6 +10,8 @@ from yizhan_server.api import (
     discovery,
     ephemeral,
     events,
+    key_backup,
+    keys,
     login,
     profiles,
     push_rules,
@@ -17,6 +19,7 @@ from yizhan_server.api import (
     relations,
     rooms,
     sync,
+    to_device,
 )
 
 ROUTES = (
@@ -28,6 +31,8 @@ ROUTES = (
     discovery.well_known_routes,
     ephemeral.routes,
     events.routes,
+    key_backup.routes,
+    keys.routes,
     login.routes,
     profiles.routes,
     push_rules.routes,
@@ -36,4 +41,5 @@ ROUTES = (
     relations.routes,
     rooms.routes,
     sync.routes,
+    to_device.routes,
 )

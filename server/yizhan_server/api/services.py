@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.registration import Registration, SharedSecretRegistration
     from yizhan_server.accounts.sessions import Sessions
     from yizhan_server.api.discovery import Discovery, Turn
+    from yizhan_server.e2ee.cross_signing import CrossSigning
     from yizhan_server.e2ee.device_lists import DeviceLists
+    from yizhan_server.e2ee.key_backup import KeyBackups
+    from yizhan_server.e2ee.key_queries import KeyQueries
     from yizhan_server.e2ee.keys import Keys
+    from yizhan_server.e2ee.signature_uploads import SignatureUploads
     from yizhan_server.e2ee.to_device import ToDevice
     from yizhan_server.ephemeral.presence import Presence
     from yizhan_server.ephemeral.receipts import Receipts
@@ -81,6 +85,10 @@ class Services:
     to_device: ToDevice
     device_lists: DeviceLists
     e2ee_keys: Keys
+    key_queries: KeyQueries
+    cross_signing: CrossSigning
+    signature_uploads: SignatureUploads
+    key_backups: KeyBackups
     user_directory: UserDirectory
     room_directory: RoomDirectory
     sync: Sync
