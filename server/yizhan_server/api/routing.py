@@ -434,6 +434,7 @@ class Wrapper:
                 return None
             raise MatrixError(401, "M_MISSING_TOKEN", "Missing access token")
         requester = await self._authenticate(token)
+        self._services.sessions.note_seen(requester, self._addresses.of(request))
         if auth is Auth.ADMIN and not requester.is_admin:
             raise MatrixError(403, "M_FORBIDDEN", "Only administrators may do this")
         return requester

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.storage.devices import find_devices
+
 if TYPE_CHECKING:
     from yizhan_testing.account_server import AccountServer
 
@@ -78,15 +81,19 @@ async def test_odd_device_names_and_ids_are_refused_or_cut(server: AccountServer
     assert shown.json["display_name"] == "驿" * 85
 
 
-async def test_when_a_device_was_last_seen_is_shown_and_kept(server: AccountServer) -> None:
+async def test_when_and_where_a_device_was_last_seen_is_shown_and_kept(
+    server: AccountServer,
+) -> None:
     alice = await server.has("alice")
-    sessions = server.services.sessions
-    requester = await sessions.authenticate(alice.token)
-    sessions.note_seen(requester, "192.0.2.7")
+    server.clock.pass_seconds(60)
+    await alice.calls("GET", "/v3/account/whoami")
     seen_ms = server.clock.now_ms()
-
-    before = (await alice.calls("GET", f"/v3/devices/{alice.device_id}")).json
-    await sessions.tidy()
-    after = (await alice.calls("GET", f"/v3/devices/{alice.device_id}")).json
-    for device in (before, after):
-        assert (device["last_seen_ts"], device["last_seen_ip"]) == (seen_ms, "192.0.2.7")
+    path = f"/v3/devices/{alice.device_id}"
+    before = (await alice.calls("GET", path)).json
+    await server.services.sessions.tidy()
+    [stored] = await find_devices(server.db, UserID(alice.user_id))
+    for at, address in (
+        (before["last_seen_ts"], before["last_seen_ip"]),
+        (stored.last_seen_ms, stored.last_seen_ip),
+    ):
+        assert (at, address) == (seen_ms, "127.0.0.1")
