@@ -82,6 +82,7 @@ async def running(settings: Settings) -> AsyncIterator[list[tuple[str, int]]]:
         )
         await admin.setup()
         stack.push_async_callback(admin.cleanup)
+        stack.callback((settings.data / SOCKET_NAME).unlink, missing_ok=True)
         await web.SockSite(admin, bind_admin_socket(settings.data / SOCKET_NAME)).start()
         yield [address[:2] for address in runner.addresses if isinstance(address, tuple)]
 
