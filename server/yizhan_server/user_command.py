@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from yizhan_config.settings import Settings
 
+_NAMES_AT_ONCE = 1000
+
 EXIT_USAGE = 64
 """EX_USAGE of sysexits.h."""
 
@@ -300,7 +302,11 @@ async def _import(call: _Context) -> None:
     leaves those with an account alone and makes a new sheet for the others.
     """
     people = await asyncio.to_thread(read_people, Path(call.subject))
-    taken = set(await call.act("taken", localparts=[person.localpart for person in people]))
+    taken: set[str] = set()
+    for start in range(0, len(people), _NAMES_AT_ONCE):
+        portion = people[start : start + _NAMES_AT_ONCE]
+        names = [person.localpart for person in portion]
+        taken.update(await call.act("taken", localparts=names))
     server_name = call.settings.server_name
     # Short, for they are typed off paper, yet long enough for the institution's own rule.
     groups = max(3, call.settings.registration.minimum_password_length // 6 + 1)

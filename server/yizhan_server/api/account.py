@@ -11,6 +11,7 @@ import msgspec
 
 from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.routing import Call, JsonObject, Routes
+from yizhan_server.protocol.identifiers import localpart_of
 
 routes = Routes()
 
@@ -34,7 +35,7 @@ class DeactivateBody(msgspec.Struct):
 async def change_password(call: Call[PasswordBody]) -> JsonObject:
     """Change one's password; the session that does it stays."""
     body, user_id = call.body, call.requester.user_id
-    call.services.passwords.check_strength(body.new_password, user_id)
+    call.services.passwords.check_strength(body.new_password, localpart_of(user_id))
     await require_confirmation(call, body.auth)
     await call.services.password_change.set(
         user_id,

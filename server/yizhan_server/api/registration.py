@@ -73,16 +73,15 @@ async def register(call: Call[RegisterBody]) -> JsonObject:
     return answer
 
 
-@routes.get("/v3/register/available", auth=Auth.NONE, limit="registration")
+# Clients ask while a name is being typed: this is no registration yet.
+@routes.get("/v3/register/available", auth=Auth.NONE, limit="login")
 async def is_available(call: Call[None]) -> JsonObject:
     """Tell whether a user name may be had."""
     await call.services.registration.check_available(call.query_required("username"))
     return {"available": True}
 
 
-@routes.get(
-    "/v1/register/m.login.registration_token/validity", auth=Auth.NONE, limit="registration"
-)
+@routes.get("/v1/register/m.login.registration_token/validity", auth=Auth.NONE, limit="login")
 async def is_token_valid(call: Call[None]) -> JsonObject:
     """Tell whether a registration token could be used now."""
     token = call.query_required("token")
@@ -91,7 +90,7 @@ async def is_token_valid(call: Call[None]) -> JsonObject:
     return {"valid": await call.services.confirmations.is_registration_token_valid(token)}
 
 
-@admin_routes.get("/v1/register", auth=Auth.NONE, limit="registration")
+@admin_routes.get("/v1/register", auth=Auth.NONE)
 async def make_nonce(call: Call[None]) -> JsonObject:
     """Give a nonce for a registration by shared secret."""
     return {"nonce": call.services.shared_secret_registration.make_nonce()}
