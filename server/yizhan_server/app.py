@@ -7,7 +7,7 @@ file is where they come from.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from yizhan_config.secret_files import read_secret
 from yizhan_config.settings import RateLimits as RateLimitSettings
 from yizhan_config.settings import Settings
 from yizhan_config.tasks import Background
-from yizhan_database import Database, Transaction
-
+from yizhan_database import Database, DatabaseUnavailable, Transaction
 from yizhan_server.account_services import (
     AccountFlows,
     assemble_flows,
@@ -46,6 +45,9 @@ from yizhan_server.ephemeral.presence import Presence
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
+from yizhan_server.media.files import FileStore
+from yizhan_server.media.repository import ContentRepository
+from yizhan_server.media.thumbnails import Thumbnails
 from yizhan_server.protocol.identifiers import parse_server_name
 from yizhan_server.protocol.signing import SigningKey
 from yizhan_server.push.delivery import PushDelivery
@@ -123,12 +125,18 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
     await check_server_name(db, settings.server_name)
     async with outbound_session(settings.outbound.allow) as outbound, Background() as background:
         homeserver = build(settings, db, clock, outbound, background)
+        homeserver.services.media.prepare()
         homeserver.push.start()
+        sessions = homeserver.services.sessions
+        background.keep("sessions", sessions.run)
         try:
             yield homeserver
         finally:
             homeserver.stream.close()
+            with suppress(DatabaseUnavailable):
+                await sessions.tidy()
             homeserver.services.passwords.close()
+            homeserver.services.media.close()
 
 
 def build(
@@ -172,6 +180,12 @@ def build(
     presence = Presence(stream, counter, clock, enabled=settings.presence.enabled)
     unread = UnreadCounts(db)
     sections = RoomSections(db, keys, access, renderer, receipts, unread)
+    files = FileStore(settings.media.path)
+    media = ContentRepository(
+        db, clock, files, server_name,
+        max_upload_bytes=settings.media.max_upload_bytes,
+        is_public=settings.media.unauthenticated_download,
+    )  # fmt: skip
     turn_secret = settings.turn.shared_secret_file
     services = Services(
         db=db,
@@ -222,6 +236,8 @@ def build(
         key_backups=KeyBackups(db),
         user_directory=UserDirectory(db),
         room_directory=RoomDirectory(db, rooms),
+        media=media,
+        thumbnails=Thumbnails(media, files, settings.media.max_image_pixels),
         sync=Sync(
             db, stream, rooms, keys, access, sections,
             AccountDataChanges(db, personal.push_rules), receipts, counter, typing, presence,
