@@ -173,6 +173,7 @@ class Rooms(Section, frozen=True, kw_only=True):
 
     default_version: RoomVersion = "12"
     encrypt_by_default: Literal["private", "all", "off"] = "private"
+    redaction_retention_days: Count = 7
 
 
 class Presence(Section, frozen=True, kw_only=True):

@@ -54,6 +54,7 @@ from yizhan_server.push.delivery import PushDelivery
 from yizhan_server.rooms.access import RoomAccess
 from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.creation import RoomCreation
+from yizhan_server.rooms.housekeeping import Housekeeping
 from yizhan_server.rooms.members import Members
 from yizhan_server.rooms.push_evaluation import PushEvaluation
 from yizhan_server.rooms.reading import RoomReading
@@ -129,6 +130,8 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         homeserver.push.start()
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
+        housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
+        background.keep("housekeeping", housekeeping.run)
         try:
             yield homeserver
         finally:
@@ -177,7 +180,7 @@ def build(
     counter = EphemeralCounter()
     receipts = Receipts(db, stream, clock)
     typing = Typing(stream, counter)
-    presence = Presence(stream, counter, clock, enabled=settings.presence.enabled)
+    presence = Presence(db, stream, counter, clock, background, enabled=settings.presence.enabled)
     unread = UnreadCounts(db)
     sections = RoomSections(db, keys, access, renderer, receipts, unread)
     files = FileStore(settings.media.path)

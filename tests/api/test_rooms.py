@@ -5,7 +5,17 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import quote
 
+from yizhan_server.clock import SystemClock
+from yizhan_server.rooms.housekeeping import DAY_MS, Housekeeping
 from yizhan_testing.homeserver import HomeserverInProcess, Person
+
+
+class LaterClock(SystemClock):
+    def __init__(self, days: int) -> None:
+        self._days = days
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self._days * DAY_MS
 
 
 async def test_two_people_chat(alice: Person, bob: Person) -> None:
@@ -51,7 +61,9 @@ async def test_the_same_transaction_id_is_the_same_event(alice: Person) -> None:
     assert (await alice.syncs()).texts(room) == ["一次"]
 
 
-async def test_a_limited_timeline_has_its_state_and_can_be_paged(alice: Person, bob: Person) -> None:
+async def test_a_limited_timeline_has_its_state_and_can_be_paged(
+    alice: Person, bob: Person
+) -> None:
     room = await alice.creates_room(invite=[bob])
     await bob.joins(room)
     await bob.syncs()
@@ -70,7 +82,9 @@ async def test_a_limited_timeline_has_its_state_and_can_be_paged(alice: Person, 
     older: list[str] = []
     token = section["timeline"]["prev_batch"]
     while token is not None:
-        page = await bob.get(f"/v3/rooms/{quote(room)}/messages", dir="b", limit="7", **{"from": token})
+        page = await bob.get(
+            f"/v3/rooms/{quote(room)}/messages", dir="b", limit="7", **{"from": token}
+        )
         older += [e["content"]["body"] for e in page["chunk"] if e["type"] == "m.room.message"]
         token = page.get("end")
     assert older == [str(number) for number in reversed(range(30))]
@@ -139,6 +153,28 @@ async def test_a_redacted_event_loses_its_content_everywhere(alice: Person, bob:
     await alice.put(f"/v3/rooms/{quote(room)}/redact/{quote(own)}/r3", {})
 
 
+async def test_the_original_of_a_redacted_event_is_erased_in_time(
+    homeserver: HomeserverInProcess, alice: Person
+) -> None:
+    room = await alice.creates_room()
+    event = await alice.says(room, "泄密")
+    await alice.put(f"/v3/rooms/{quote(room)}/redact/{quote(event)}/r1", {})
+    db = homeserver.parts.services.db
+
+    async def original() -> bytes:
+        row = await db.row("SELECT client FROM event WHERE event_id = ?", event)
+        assert row is not None
+        return bytes(row[0])
+
+    await Housekeeping(db, SystemClock(), retention_days=1).tidy()
+    assert "泄密".encode() in await original()
+    await Housekeeping(db, LaterClock(days=2), retention_days=1).tidy()
+    assert "泄密".encode() not in await original()
+    seen = await alice.get(f"/v3/rooms/{quote(room)}/event/{quote(event)}")
+    assert seen["content"] == {}
+    assert seen["unsigned"]["redacted_because"]["type"] == "m.room.redaction"
+
+
 async def test_unread_counts_follow_receipts(alice: Person, bob: Person) -> None:
     room = await alice.creates_room(invite=[bob])
     await bob.joins(room)
@@ -153,7 +189,9 @@ async def test_unread_counts_follow_receipts(alice: Person, bob: Person) -> None
     counts = (await bob.syncs()).room(room)["unread_notifications"]
     assert counts == {"notification_count": 1, "highlight_count": 1}
     receipts = [
-        e for e in (await alice.syncs()).room(room)["ephemeral"]["events"] if e["type"] == "m.receipt"
+        e
+        for e in (await alice.syncs()).room(room)["ephemeral"]["events"]
+        if e["type"] == "m.receipt"
     ]
     assert bob.user_id in receipts[0]["content"][first]["m.read"]
 

@@ -12,9 +12,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from yizhan_config.tasks import Background
+from yizhan_database import Database
+
 from yizhan_server.clock import Clock
 from yizhan_server.ephemeral.counter import EphemeralCounter
 from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.storage.rooms import users_sharing_rooms
 from yizhan_server.streams import Stream
 
 STATES = ("online", "unavailable", "offline")
@@ -36,8 +40,17 @@ class Presence:
     """Remembers the presence of the users of this server."""
 
     def __init__(
-        self, stream: Stream, counter: EphemeralCounter, clock: Clock, *, enabled: bool
+        self,
+        db: Database,
+        stream: Stream,
+        counter: EphemeralCounter,
+        clock: Clock,
+        background: Background,
+        *,
+        enabled: bool,
     ) -> None:
+        self._db = db
+        self._background = background
         self._stream = stream
         self._counter = counter
         self._clock = clock
@@ -96,9 +109,13 @@ class Presence:
             return
         known.state, known.status = state, status
         known.changed = self._counter.next()
-        # Who shares a room is only known to the reader: presence changes seldom, and a
-        # long poll that finds nothing for itself sleeps on.
-        self._stream.wake(list(self._stream.waiting()))
+        if not self._stream.closing:
+            self._background.spawn("presence wake-up", self._wake_sharing(user_id))
+
+    async def _wake_sharing(self, user_id: UserID) -> None:
+        # Not everybody: among thousands of long polls few concern this user.
+        if self._stream.waiting():
+            self._stream.wake([user_id, *await users_sharing_rooms(self._db, user_id)])
 
     def _expire(self, user_id: UserID) -> None:
         known = self._users[user_id]

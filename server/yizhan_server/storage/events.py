@@ -282,11 +282,36 @@ def mark_redacted(tx: Transaction, event: int) -> None:
     tx.execute(f"UPDATE event SET flags = flags | {REDACTED} WHERE nid = ?", event)
 
 
+async def redacted_before(db: Database, ts_ms: int, limit: int) -> list[tuple[str, int, str]]:
+    """Return (target, redacting event, room version) of originals to erase: redacted before ts."""
+    rows = await db.rows(
+        "SELECT r.target, r.event, o.version FROM redaction AS r"
+        " JOIN event AS e ON e.nid = r.event JOIN room AS o ON o.nid = e.room"
+        " WHERE r.applied = 1 AND e.ts_ms < ? ORDER BY r.event LIMIT ?",
+        ts_ms, limit,
+    )  # fmt: skip
+    return [(target, event, version) for target, event, version in rows]
+
+
+def erase_original(
+    tx: Transaction, target: str, redaction: int, pruned: tuple[bytes, bytes] | None
+) -> None:
+    """Replace a redacted event by its pruned form (None: it is not here) and note that it is."""
+    if pruned is not None:
+        tx.execute("UPDATE event SET client = ?, rest = ? WHERE event_id = ?", *pruned, target)
+    tx.execute("UPDATE redaction SET applied = 2 WHERE target = ? AND event = ?", target, redaction)
+
+
+def delete_transactions(tx: Transaction, before_ms: int) -> None:
+    """Forget transaction ids of before `before_ms`: no client repeats a request so late."""
+    tx.execute("DELETE FROM txn WHERE ts_ms < ?", before_ms)
+
+
 async def applied_redactions(db: Database, event_ids: list[str]) -> dict[str, int]:
     """Return, for those of these events that are redacted, the nid of the redacting event."""
     rows = await db.rows(
         *in_list(
-            "SELECT target, min(event) FROM redaction WHERE target IN (??) AND applied = 1"
+            "SELECT target, min(event) FROM redaction WHERE target IN (??) AND applied > 0"
             " GROUP BY target",
             event_ids,
         )

@@ -113,10 +113,11 @@ CREATE INDEX txn_by_event ON txn (event_id);
 CREATE TABLE redaction (
     target TEXT NOT NULL,
     event INTEGER NOT NULL,
-    -- 1 once the target is known and the redaction authorised.
+    -- 1 once the target is known and the redaction authorised, 2 once the original is erased.
     applied INTEGER NOT NULL,
     PRIMARY KEY (target, event)
 ) WITHOUT ROWID;
+CREATE INDEX redaction_by_applied ON redaction (applied, event);
 
 -- Whose push rules judged a live event otherwise than the default rules did.
 -- notify and highlight are differences to the event's own flags: -1, 0 or 1.
