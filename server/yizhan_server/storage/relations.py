@@ -53,7 +53,8 @@ async def related(
         rows = await db.rows(
             *in_list(
                 f"SELECT {COLUMNS} FROM event WHERE rel_to IN (??) AND room = ? AND pos > ?"
-                " AND pos < ? AND (CAST(? AS TEXT) IS NULL OR rel_type = ?) AND (CAST(? AS TEXT) IS NULL OR type = ?)"
+                " AND pos < ? AND (CAST(? AS TEXT) IS NULL OR rel_type = ?)"
+                " AND (CAST(? AS TEXT) IS NULL OR type = ?)"
                 f" AND flags & {HIDDEN} = 0 ORDER BY pos {'DESC' if backwards else 'ASC'} LIMIT ?",
                 targets, room, after, before, only, only, event_type, event_type, limit,
             )
