@@ -19,10 +19,10 @@ from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.stream_token import SyncToken, parse_sync_token
 from yizhan_server.storage import device_changes as storage
 from yizhan_server.storage import rooms as stored_rooms
-from yizhan_server.storage.e2ee_keys import users_signed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from yizhan_database import Database
     from yizhan_server.storage.device_changes import MemberChange
@@ -80,16 +80,15 @@ class DeviceLists:
         """
         if upto <= after:
             return [], []
-        touched = set(await storage.users_with_changes(self._db, user_id, after, upto))
-        signed = await users_signed(self._db, user_id, after, upto)
+        changes = await storage.changes_within(self._db, user_id, after, upto)
         sharing = _Sharing()
-        if await storage.has_membership_changes(self._db, after, upto):
+        if changes.memberships:
             sharing = await self._changed_sharing(user_id, after, upto)
-        if not touched and not signed and not sharing.begun and not sharing.ended:
+        if not (changes.changed or changes.signed or sharing.begun or sharing.ended):
             return [], []
-        asked = (touched | sharing.ended) - sharing.begun - {user_id}
+        asked = (changes.changed | sharing.ended) - sharing.begun - {user_id}
         still = await self._sharing_among(user_id, asked)
-        changed = sharing.begun | (touched & (still | {user_id})) | set(signed)
+        changed = sharing.begun | (changes.changed & (still | {user_id})) | changes.signed
         left = sharing.ended - still - sharing.begun - {user_id}
         return [UserID(each) for each in sorted(changed)], [UserID(each) for each in sorted(left)]
 
@@ -109,12 +108,12 @@ class DeviceLists:
     def _is_known(self, token: SyncToken) -> bool:
         return token.epoch == self._stream.epoch and token.position <= self._stream.position
 
-    async def _sharing_among(self, user_id: UserID, others: set[str]) -> set[str]:
+    async def _sharing_among(self, user_id: UserID, others: AbstractSet[str]) -> set[str]:
         if not others:
             return set()
         if len(others) <= SINGLE_CHECKS:
             return await storage.sharing_among(self._db, user_id, others)
-        return others & set(await stored_rooms.users_sharing_rooms(self._db, user_id))
+        return {*others} & {*await stored_rooms.users_sharing_rooms(self._db, user_id)}
 
     async def _changed_sharing(self, user_id: UserID, after: int, upto: int) -> _Sharing:
         changes = await storage.member_changes(self._db, user_id, after, upto)

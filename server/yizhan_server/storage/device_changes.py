@@ -65,22 +65,35 @@ def append_device_deletion(tx: Transaction, user_id: str, device_id: str, pos: P
     )  # fmt: skip
 
 
-async def users_with_changes(db: Database, viewer: str, after: int, upto: int) -> list[str]:
-    """Return the users with changes in (after, upto] that `viewer` could see, each once."""
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a window of the stream holds that may concern a viewer's device lists."""
+
+    changed: frozenset[str]
+    """Users whose devices or keys changed, whether or not the viewer shares a room with them."""
+    signed: frozenset[str]
+    """Users whose master keys the viewer signed."""
+    memberships: bool
+    """Whether anybody's membership of any room changed."""
+
+
+async def changes_within(db: Database, viewer: str, after: int, upto: int) -> Changes:
+    """Return what happened in (after, upto], in one statement: each sync asks."""
+    # Memberships not `pos <= upto`: one that changed within and once more after the window has
+    # only its newest row.
     rows = await db.rows(
-        "SELECT DISTINCT user_id FROM device_change WHERE pos > ? AND pos <= ?"
-        " AND (kind <> ? OR user_id = ?)",
-        after, upto, ChangeKind.OWN.value, viewer,
+        "SELECT DISTINCT 0, user_id FROM device_change"
+        " WHERE pos > ? AND pos <= ? AND (kind <> ? OR user_id = ?)"
+        " UNION ALL SELECT 1, target FROM master_signature"
+        " WHERE signer = ? AND pos > ? AND pos <= ?"
+        " UNION ALL SELECT 2, '' WHERE EXISTS (SELECT 1 FROM membership WHERE pos > ?)",
+        after, upto, ChangeKind.OWN.value, viewer, viewer, after, upto, after,
     )  # fmt: skip
-    return [user_id for (user_id,) in rows]
-
-
-async def has_membership_changes(db: Database, after: int, upto: int) -> bool:
-    """Tell whether anybody's membership of any room last changed in (after, upto], or since."""
-    # Not `pos <= upto`: a membership that changed within and once more after the window has only
-    # its newest row.
-    row = await db.row("SELECT 1 FROM membership WHERE pos > ? LIMIT 1", after)
-    return row is not None and upto > after
+    return Changes(
+        frozenset(user for kind, user in rows if kind == 0),
+        frozenset(user for kind, user in rows if kind == 1),
+        any(kind == 2 for kind, _ in rows),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -327,12 +327,3 @@ async def find_master_signatures(db: Database, signer: str, targets: Collection[
             signer, targets,
         )
     )  # fmt: skip
-
-
-async def users_signed(db: Database, signer: str, after: int, upto: int) -> list[str]:
-    """Return whose master keys the user signed in (after, upto]."""
-    rows = await db.rows(
-        "SELECT target FROM master_signature WHERE signer = ? AND pos > ? AND pos <= ?",
-        signer, after, upto,
-    )  # fmt: skip
-    return [target for (target,) in rows]

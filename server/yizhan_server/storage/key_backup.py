@@ -49,7 +49,7 @@ async def find_backup(db: Database, user_id: str, version: int) -> Backup | None
         " WHERE user_id = ? AND version = ?",
         user_id, version,
     )  # fmt: skip
-    return None if row is None else Backup(*row[:5], bool(row[5]))
+    return None if row is None else _backup(row)
 
 
 async def find_current_backup(db: Database, user_id: str) -> Backup | None:
@@ -59,7 +59,7 @@ async def find_current_backup(db: Database, user_id: str) -> Backup | None:
         " WHERE user_id = ? AND deleted = 0 ORDER BY version DESC LIMIT 1",
         user_id,
     )
-    return None if row is None else Backup(*row[:5], bool(row[5]))
+    return None if row is None else _backup(row)
 
 
 async def find_last_version(db: Database, user_id: str) -> int:
@@ -210,6 +210,10 @@ async def count_keys(
 
 
 _COLUMNS = "room_id, session_id, first_message_index, forwarded_count, is_verified, session_data"
+
+
+def _backup(row: tuple[int, str, bytes, int, int, int]) -> Backup:
+    return Backup(row[0], row[1], row[2], row[3], row[4], bool(row[5]))
 
 
 def _key(row: tuple[str, str, int, int, int, bytes]) -> BackupKey:
