@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from yizhan_server.flows.logout import Logout
     from yizhan_server.flows.password_change import PasswordChange
     from yizhan_server.flows.profile_change import ProfileChange
+    from yizhan_server.media.repository import ContentRepository
+    from yizhan_server.media.thumbnails import Thumbnails
     from yizhan_server.protocol.identifiers import ServerName
     from yizhan_server.rooms.access import RoomAccess
     from yizhan_server.rooms.aliases import Aliases
@@ -91,4 +93,6 @@ class Services:
     key_backups: KeyBackups
     user_directory: UserDirectory
     room_directory: RoomDirectory
+    media: ContentRepository
+    thumbnails: Thumbnails
     sync: Sync
