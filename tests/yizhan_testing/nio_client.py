@@ -242,6 +242,8 @@ class NioClient:
         event_id: str | None,
         event_type: str | None,
         relates_to: str | None,
+        contains: str,
+        sender: str | None,
     ) -> ReadEvent | None:
         for room, event in self._seen:
             if isinstance(event, nio.MegolmEvent):  # not decrypted
@@ -253,6 +255,8 @@ class NioClient:
                 and event_id in {None, read.event_id}
                 and event_type in {None, read.type}
                 and relates_to in {None, relation.get("event_id")}
+                and contains in (read.body or "")
+                and sender in {None, read.sender}
             ):
                 return read
         return None
@@ -264,12 +268,14 @@ class NioClient:
         event_id: str | None = None,
         event_type: str | None = None,
         relates_to: str | None = None,
+        contains: str = "",
+        sender: str | None = None,
         within: float = WAIT_S,
     ) -> ReadEvent:
-        """Wait for the first readable event that has all that is given."""
+        """Wait for the first readable event that has all that is given; `contains`: in its body."""
         return await self._until(
-            f"an event {body or event_id or event_type or relates_to}",
-            lambda: self._find(body, event_id, event_type, relates_to),
+            f"an event {body or event_id or event_type or relates_to or contains}",
+            lambda: self._find(body, event_id, event_type, relates_to, contains, sender),
             within,
         )
 
