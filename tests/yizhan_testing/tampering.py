@@ -44,7 +44,10 @@ class TamperingRelay:
             relay = cls(upstream, session)
             application = web.Application(client_max_size=100_000_000)
             application.router.add_route("*", "/{path:.*}", relay._pass_on)
-            runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+            # A long poll whose client has gone must not use up what the next one is to see.
+            runner = web.AppRunner(
+                application, access_log=None, shutdown_timeout=1, handler_cancellation=True
+            )
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 from urllib.parse import quote
 
@@ -109,14 +108,16 @@ class Homeserver:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # Neither URL nor headers: both may carry what no log should.
             raise Unreachable(type(error).__name__) from error
-        answer: Json = {}
-        with contextlib.suppress(orjson.JSONDecodeError):
-            parsed = orjson.loads(raw)
-            answer = parsed if isinstance(parsed, dict) else {}
+        try:
+            answer = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            answer = None
         if status != 200:
-            raise Refusal(
-                status, str(answer.get("errcode", "")), str(answer.get("error", "")), answer
-            )
+            body = answer if isinstance(answer, dict) else {}
+            raise Refusal(status, str(body.get("errcode", "")), str(body.get("error", "")), body)
+        if not isinstance(answer, dict):
+            # Whoever answered was no homeserver: a proxy's page, say.
+            raise Unreachable("the answer is no JSON object")
         return answer
 
 

@@ -237,12 +237,20 @@ class Runner:
 
     async def _show_name(self) -> None:
         where = path("v3", "profile", self.user_id, "displayname")
+        wanted = {"displayname": self._settings.display_name}
         try:
-            await self._homeserver.request(
-                "PUT", where, {"displayname": self._settings.display_name}
-            )
+            if await self._find_name(where) != wanted:  # each change is an event in every room
+                await self._homeserver.request("PUT", where, wanted)
         except Refusal as refusal:
             log.warning("display name not set", extra={"reason": str(refusal)})
+
+    async def _find_name(self, where: str) -> Json:
+        try:
+            return await self._homeserver.request("GET", where)
+        except Refusal as refusal:
+            if refusal.status != 404:
+                raise
+            return {}
 
     async def _send_to_device(self, user_id: str, device_id: str, kind: str, content: Json) -> None:
         where = path("v3", "sendToDevice", kind, new_txn_id())

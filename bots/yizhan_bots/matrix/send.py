@@ -16,7 +16,7 @@ import msgspec
 from yizhan_bots.conversation import Outgoing
 from yizhan_bots.matrix.content import POLL_START, message_content, poll_content
 from yizhan_bots.matrix.http import Homeserver, Refusal, Unreachable, path
-from yizhan_database import Database, Transaction
+from yizhan_database import Database, DatabaseUnavailable, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,8 @@ Json = dict[str, Any]
 
 _BATCH = 100
 _MOST_DELAY_MS = 300_000
+_MOST_TRIES = 8
+"""After so many failures of our own (not of the network) a message is given up."""
 _LONGEST_SLEEP_S = 60.0
 
 
@@ -126,6 +128,15 @@ class Send:
                 return await self._postpone(row, str(refusal))
             fields = {"pos": row.pos, "reason": str(refusal)}
             log.error("message refused", extra=fields)  # noqa: TRY400 - no bug, no traceback
+            await self._settle(row, "failed")
+            return 0
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            # One message that cannot be rendered or encrypted must not silence all others.
+            log.exception("message failed", extra={"pos": row.pos})
+            if row.attempts < _MOST_TRIES:
+                return await self._postpone(row, "failed")
             await self._settle(row, "failed")
             return 0
         # An edit that found no card to replace is the card from now on.
