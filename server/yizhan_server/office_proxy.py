@@ -31,7 +31,9 @@ class OfficeProxy:
         if (request.content_length or 0) > MAX_BODY:
             return web.Response(status=413)
         headers = {
-            name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in _HOP_BY_HOP
         }
         headers["X-Forwarded-For"] = request.remote or ""
         headers["X-Forwarded-Proto"] = "https"
@@ -57,4 +59,6 @@ class OfficeProxy:
                 await response.write_eof()
                 return response
         except (aiohttp.ClientError, TimeoutError):
-            return web.Response(status=502, text="驿站的办公页面暂时不可用。 | The office pages are down.")
+            return web.Response(
+                status=502, text="驿站的办公页面暂时不可用。 | The office pages are down."
+            )

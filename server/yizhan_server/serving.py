@@ -13,11 +13,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 import uvloop
 from aiohttp import web
+
 from yizhan_config.address import Address
 from yizhan_config.errors import ConfigurationError
 from yizhan_config.settings import Settings, get_database_url
 from yizhan_database import open_database
-
 from yizhan_server.admin.local_socket import (
     SOCKET_NAME,
     bind_admin_socket,
@@ -117,5 +117,3 @@ def run(settings: Settings) -> None:
     sys.setswitchinterval(0.001)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
-
-

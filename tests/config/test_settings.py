@@ -71,7 +71,12 @@ def test_json_has_the_same_keys_and_the_same_errors(tmp_path: Path) -> None:
     [
         ("\n[registration]\nenable = true", "registration.enable", 3, "registration.enabled"),
         ("registraton = {}", "registraton", 1, "registration"),
-        ("[rooms]\nzzz = 1", "rooms.zzz", 2, "default_version, encrypt_by_default, redaction_retention_days"),
+        (
+            "[rooms]\nzzz = 1",
+            "rooms.zzz",
+            2,
+            "default_version, encrypt_by_default, redaction_retention_days",
+        ),
         ("[rate_limits]\n# a\nlogin.bursts = 1", "rate_limits.login.bursts", 3, "burst"),
         ("[listen]\nclient = 8008", "listen.client", 2, '"host:port"'),
         ('[listen]\nclient = "127.0.0.1:99999"', "listen.client", 2, '"host:port"'),

@@ -99,7 +99,7 @@ async def test_reactions_are_counted_per_sign(pair: Pair) -> None:
 
 
 async def test_an_edit_replaces_the_text(pair: Pair) -> None:
-    sent = await pair.alice.says(pair.room, "see you at tne")
+    sent = await pair.alice.says(pair.room, "see you at tne")  # codespell:ignore tne
     assert not (await pair.bob.reads(event_id=sent)).edited
     await pair.alice.edits(pair.room, sent, "see you at ten")
 

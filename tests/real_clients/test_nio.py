@@ -104,7 +104,7 @@ async def test_reaction_edit_and_redaction_are_seen_across_sdks(trio: Trio) -> N
     await trio.carol.reacts(trio.room, sent, "✅")
     assert await trio.erin.sees_reactions(trio.room, sent, "✅") == [trio.carol.user_id]
 
-    own = await trio.carol.says(trio.room, "teh text")
+    own = await trio.carol.says(trio.room, "teh text")  # codespell:ignore teh
     await trio.erin.reads(event_id=own)
     edit = await trio.carol.edits(trio.room, own, "the text")
     await trio.erin.reads("the text", event_id=own, edited=True)

@@ -68,7 +68,7 @@ def settings_for(folder: Path, **overrides: object) -> Settings:
     )
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """An answer that is not a success."""
 
     def __init__(self, status: int, body: JsonObject) -> None:
@@ -190,9 +190,7 @@ class Person:
             room_id, "m.room.message", {"msgtype": "m.text", "body": text, **more}
         )
 
-    async def sets(
-        self, room_id: str, kind: str, content: JsonObject, state_key: str = ""
-    ) -> str:
+    async def sets(self, room_id: str, kind: str, content: JsonObject, state_key: str = "") -> str:
         answer = await self.put(
             f"/v3/rooms/{quote(room_id)}/state/{quote(kind)}/{quote(state_key, safe='')}", content
         )
@@ -223,7 +221,9 @@ class _Accounts:
     server_name: str
     http: aiohttp.ClientSession
 
-    async def register(self, localpart: str, password: str = "correct horse", admin: bool = False) -> str:
+    async def register(
+        self, localpart: str, password: str = "correct horse", admin: bool = False
+    ) -> str:
         """Make an account; returns the user id."""
         url = f"{self.base_url}/_synapse/admin/v1/register"
         async with self.http.get(url) as response:

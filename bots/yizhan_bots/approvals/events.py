@@ -156,7 +156,7 @@ class Recorded:
         return digest(self.canonical)
 
 
-class BrokenChain(Exception):  # noqa: N818 - says what happened
+class BrokenChain(Exception):
     """Events that do not follow from one another: somebody has written into the database."""
 
 

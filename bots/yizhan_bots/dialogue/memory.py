@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from yizhan_bots.approvals.forms import Value  # noqa: TC001 - msgspec reads it at run time
+from yizhan_bots.approvals.forms import Value
 
-from .commands import Verb  # noqa: TC001 - msgspec reads it at run time
+from .commands import Verb
 
 if TYPE_CHECKING:
     from yizhan_bots.conversation import Incoming

@@ -79,7 +79,7 @@ SOME_DAYS = Sentence("{days} 天", "{days} days")
 ONE_DAY = Sentence("1 天", "1 day")
 
 
-class NotUnderstood(Exception):  # noqa: N818 - says what happened
+class NotUnderstood(Exception):
     """What a person wrote does not fit; `sentence` and `values` say so and name the fix."""
 
     def __init__(self, sentence: Sentence, **values: object) -> None:
