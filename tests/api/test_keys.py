@@ -145,6 +145,10 @@ async def test_an_upload_may_be_repeated_but_not_changed_and_revives_no_claimed_
     given = await claims(alice, bob)
     assert await bob.post(UPLOAD, body) == {"one_time_key_counts": {"signed_curve25519": 1}}
     assert given | await claims(alice, bob) == body["one_time_keys"]
+    more = {"one_time_keys": body["one_time_keys"] | device.one_time_keys("D")}
+    for _ in range(2):
+        assert await bob.post(UPLOAD, more) == {"one_time_key_counts": {"signed_curve25519": 1}}
+    assert list(await claims(alice, bob)) == ["signed_curve25519:D"]
     assert await claims(alice, bob) == {}
 
     for key_id in ("A", "B"):
