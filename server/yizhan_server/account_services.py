@@ -24,10 +24,11 @@ from yizhan_server.flows.profile_change import OwnMemberEvents, ProfileChange
 from yizhan_server.protocol.identifiers import parse_server_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from yizhan_config.settings import Settings
-    from yizhan_database import Database
+    from yizhan_database import Database, Transaction
+    from yizhan_server.protocol.identifiers import UserID
     from yizhan_server.clock import Clock
     from yizhan_server.storage.numbers import Numbers
     from yizhan_server.streams import Stream
@@ -138,7 +139,11 @@ def assemble_flows(
 
 
 def assemble_room_flows(
-    db: Database, personal: PersonalServices, flows: AccountFlows, rooms: Rooms
+    db: Database,
+    personal: PersonalServices,
+    flows: AccountFlows,
+    rooms: Rooms,
+    forget_identity: Callable[[Transaction, UserID], None],
 ) -> tuple[ProfileChange, Deactivation]:
     """Build the flows that rooms take part in."""
     return (
@@ -149,5 +154,6 @@ def assemble_room_flows(
             profiles=personal.profiles,
             logout=flows.logout,
             rooms=rooms,
+            forget_identity=forget_identity,
         ),
     )

@@ -45,6 +45,7 @@ from yizhan_server.ephemeral.presence import Presence
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
+from yizhan_server.flows.device_rename import DeviceRename
 from yizhan_server.media.files import FileStore
 from yizhan_server.media.repository import ContentRepository
 from yizhan_server.media.thumbnails import Thumbnails
@@ -172,7 +173,9 @@ def build(
     forgetter = KeyForgetter(device_changes)
     e2ee_keys = Keys(db, device_changes, server_name=server_name)
     flows = assemble_flows(db, numbers, clock, personal, forgetters=[forgetter.forget_devices])
-    profile_change, deactivation = assemble_room_flows(db, personal, flows, members)
+    profile_change, deactivation = assemble_room_flows(
+        db, personal, flows, members, forgetter.forget_user
+    )
     access = RoomAccess(db, rooms, keys)
     aliases = Aliases(db, rooms, server_name)
     relations = Relations(db, access)
@@ -212,6 +215,7 @@ def build(
         push_rules=personal.push_rules,
         pushers=personal.pushers,
         logout=flows.logout,
+        device_rename=DeviceRename(personal.sessions, device_changes),
         password_change=flows.password_change,
         profile_change=profile_change,
         deactivation=deactivation,

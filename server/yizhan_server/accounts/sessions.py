@@ -28,7 +28,7 @@ from yizhan_server.storage import accounts as account_storage
 from yizhan_server.storage import devices as storage
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from yizhan_config.settings import Sessions as SessionSettings
     from yizhan_database import Database
@@ -268,14 +268,24 @@ class Sessions:
             raise NotFound("No such device")
         return self._with_last_seen(user_id, device)
 
-    async def rename(self, user_id: UserID, device_id: str, display_name: str | None) -> None:
-        """Change a device's name (None leaves it), or answer M_NOT_FOUND."""
+    async def rename(
+        self,
+        user_id: UserID,
+        device_id: str,
+        display_name: str | None,
+        also: Callable[[Transaction], object],
+    ) -> None:
+        """Change a device's name (None leaves it), or answer M_NOT_FOUND.
+
+        `also` records what belongs into the same commit.
+        """
         await self.get(user_id, device_id)
         if display_name is None:
             return
         check_text(display_name, "The name", max_bytes=MAX_DEVICE_NAME_BYTES, allow_empty=True)
         tx = Transaction()
         storage.update_device_name(tx, user_id, device_id, display_name)
+        also(tx)
         try:
             await self._db.commit(tx)
         except GuardFailed:

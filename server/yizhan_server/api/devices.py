@@ -49,7 +49,7 @@ async def get_device(call: Call[None]) -> JsonObject:
 @routes.put("/v3/devices/{device_id}", body=DeviceBody)
 async def rename_device(call: Call[DeviceBody]) -> JsonObject:
     """Rename a device."""
-    await call.services.sessions.rename(
+    await call.services.device_rename.rename(
         call.requester.user_id, call.path["device_id"], call.body.display_name
     )
     return {}

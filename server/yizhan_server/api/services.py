@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from yizhan_server.ephemeral.receipts import Receipts
     from yizhan_server.ephemeral.typing import Typing
     from yizhan_server.flows.deactivation import Deactivation
+    from yizhan_server.flows.device_rename import DeviceRename
     from yizhan_server.flows.logout import Logout
     from yizhan_server.flows.password_change import PasswordChange
     from yizhan_server.flows.profile_change import ProfileChange
@@ -69,6 +70,7 @@ class Services:
     push_rules: PushRules
     pushers: Pushers
     logout: Logout
+    device_rename: DeviceRename
     password_change: PasswordChange
     profile_change: ProfileChange
     deactivation: Deactivation

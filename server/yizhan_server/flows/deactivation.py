@@ -41,12 +41,14 @@ class Deactivation:
         profiles: Profiles,
         logout: Logout,
         rooms: RoomLeaver,
+        forget_identity: Callable[[Transaction, UserID], None],
     ) -> None:
         self._db = db
         self._accounts = accounts
         self._profiles = profiles
         self._logout = logout
         self._rooms = rooms
+        self._forget_identity = forget_identity
 
     async def deactivate(
         self, user_id: UserID, *, also: Callable[[Transaction], None] | None = None
@@ -56,6 +58,7 @@ class Deactivation:
         tx = Transaction()
         self._accounts.record_deactivation(tx, user_id)
         self._logout.record_end_of_all(tx, user_id, devices, kept=None)
+        self._forget_identity(tx, user_id)
         self._profiles.record_removal(tx, user_id)
         delete_account_data(tx, user_id)
         if also is not None:
