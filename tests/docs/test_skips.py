@@ -1,6 +1,7 @@
 """Skips are counted with their reasons, and with --no-skip they are failures."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,11 @@ def test_skips_are_failures_when_several_processes_share_the_tests(tmp_path: Pat
     printed = run(tmp_path, "--no-skip", "--ignore=test_module.py", "-n", "2")
 
     assert "1 failed, 1 passed, 1 xfailed, 2 errors" in printed
+
+
+def test_every_debian_package_has_a_reason() -> None:
+    lines = CONFTEST.with_name("debian-packages.txt").read_text("utf-8").splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+
+    assert wanted
+    assert [line for line in wanted if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+ +\S.+", line)] == []
