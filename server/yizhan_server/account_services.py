@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from yizhan_config.settings import Settings
     from yizhan_database import Database, Transaction
-    from yizhan_server.protocol.identifiers import UserID
     from yizhan_server.clock import Clock
+    from yizhan_server.protocol.identifiers import UserID
     from yizhan_server.storage.numbers import Numbers
     from yizhan_server.streams import Stream
 

@@ -107,7 +107,8 @@ class Notice:
 
 async def users_with_pushers(db: Database) -> set[str]:
     """Return everybody who has a pusher."""
-    return {user_id for (user_id,) in await db.rows("SELECT DISTINCT user_id FROM pusher /* scan: pushers are few, and this is read when they change */")}
+    sql = "SELECT DISTINCT user_id FROM pusher /* scan: few, and read only when they change */"
+    return {user_id for (user_id,) in await db.rows(sql)}
 
 
 async def lowest_position(db: Database, user_id: str) -> int:
