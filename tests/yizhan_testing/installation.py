@@ -31,6 +31,7 @@ from yizhan_config.health import is_healthy
 from yizhan_testing.js_client import JsClient, Match, SeenEvent
 from yizhan_testing.nio_client import NioClient, ReadEvent
 from yizhan_testing.stand_ins import free_ports
+from yizhan_testing.tampering import TamperingRelay
 
 YIZHAN = (sys.executable, "-P", "-c", "from yizhan_config.command import main; main()")
 """The command `yizhan`, wherever it is installed."""
@@ -284,12 +285,15 @@ class Installation:
 
 
 @asynccontextmanager
-async def open_installation(folder: Path, **settings: object) -> AsyncIterator[Installation]:
+async def open_installation(
+    folder: Path, *, client_port: int | None = None, **settings: object
+) -> AsyncIterator[Installation]:
     """Make an installation named localhost with `yizhan init`; at the end everything stops.
 
     `settings` are keys of the configuration, with `__` for the dot. Nothing runs yet.
     """
-    client, gateway, bots = free_ports(3)
+    free, gateway, bots = free_ports(3)
+    client = client_port or free
     chosen: dict[str, object] = {
         "listen__client": f"127.0.0.1:{client}",
         "push_gateway__listen": f"127.0.0.1:{gateway}",
@@ -307,6 +311,17 @@ async def open_installation(folder: Path, **settings: object) -> AsyncIterator[I
         ]
         await yizhan.run("init", "--server-name", "localhost", "--behind-proxy", *written)
         yield yizhan
+
+
+@asynccontextmanager
+async def open_with_relay(folder: Path) -> AsyncIterator[tuple[Installation, TamperingRelay]]:
+    """Make an installation whose bot reaches the homeserver through a relay that can lie."""
+    (port,) = free_ports(1)
+    async with (
+        TamperingRelay.open(f"http://127.0.0.1:{port}") as relay,
+        open_installation(folder, client_port=port, bots__homeserver_url=relay.base_url) as yizhan,
+    ):
+        yield yizhan, relay
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class TamperingRelay:
         self._session = session
         self._on_sync: list[Callable[[JsonObject], None]] = []
         self._refused: Callable[[str, str], bool] = lambda _method, _path: False
+        self._lost: Callable[[str, str], bool] = lambda _method, _path: False
         self._requests: list[tuple[str, str]] = []
         self._more = asyncio.Event()
 
@@ -64,10 +65,17 @@ class TamperingRelay:
         """Answer 503 to requests (method, path) that are `wanted`, until told otherwise."""
         self._refused = wanted
 
+    def lose_answers(self, wanted: Callable[[str, str], bool]) -> None:
+        """Let requests (method, path) that are `wanted` take effect, but answer them 503.
+
+        `wanted` is asked once the homeserver has answered.
+        """
+        self._lost = wanted
+
     def be_honest(self) -> None:
-        """Change and refuse nothing any more."""
+        """Change, refuse and lose nothing any more."""
         self._on_sync.clear()
-        self._refused = lambda _method, _path: False
+        self._refused = self._lost = lambda _method, _path: False
 
     async def has_seen(self, method: str, part: str, within: float = 20) -> None:
         """Wait until a request with `part` in its path has come, refused or not."""
@@ -86,6 +94,8 @@ class TamperingRelay:
         body = await request.read()
         async with self._session.request(request.method, url, headers=headers, data=body) as answer:
             content = await answer.read()
+            if self._lost(request.method, request.path):
+                return web.json_response({"errcode": "M_UNKNOWN", "error": "lost"}, status=503)
             if request.path.endswith("/sync") and answer.status == 200:
                 changed = json.loads(content)
                 for change in list(self._on_sync):
