@@ -6,18 +6,16 @@ import asyncio
 import errno
 import gzip
 import hashlib
-import io
 import os
 import random
-import struct
-import zlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 from aiohttp import web
-from PIL import Image, ImageOps
 
 from yizhan_database import Transaction
 from yizhan_server.accounts.requester import Requester
@@ -28,7 +26,6 @@ from yizhan_server.api.limits import RateLimits
 from yizhan_server.api.routing import Router, Wrapper
 from yizhan_server.app import MIGRATIONS
 from yizhan_server.clock import SystemClock
-from yizhan_server.media import files as media_files
 from yizhan_server.media.disposition import disposition
 from yizhan_server.media.files import FileStore
 from yizhan_server.media.repository import (
@@ -36,107 +33,27 @@ from yizhan_server.media.repository import (
     RESERVATION_LIFETIME_MS,
     ContentRepository,
 )
-from yizhan_server.media.resizing import fit
-from yizhan_server.media.thumbnails import choose_variant
 from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.identifiers import DeviceID, UserID
 from yizhan_server.storage import media as storage
 from yizhan_testing.databases import Dialect, opened_fresh
-from yizhan_testing.homeserver import HomeserverInProcess, Person, Refused, homeserver_in_process
+from yizhan_testing.homeserver import (
+    Homeserver,
+    HomeserverInProcess,
+    Person,
+    Refused,
+    homeserver_in_process,
+)
+from yizhan_testing.media import downloads, encoded, fetches, gradient, stored_files, uploads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
 SOME_BYTES = random.Random(5).randbytes(700_000)
 
 
-class Answer:
-    """What a download gave."""
-
-    def __init__(self, status: int, headers: Mapping[str, str], data: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.data = data
-
-    @property
-    def picture(self) -> Image.Image:
-        assert self.status == 200, self.data
-        return Image.open(io.BytesIO(self.data))
-
-
-async def uploads(
-    person: Person, data: bytes, content_type: str = "application/octet-stream", **params: str
-) -> str:
-    """Upload a file and return what follows `mxc://`."""
-    answer = await person.call(
-        "POST", "/_matrix/media/v3/upload", data=data, params=params,
-        headers={"Content-Type": content_type},
-    )  # fmt: skip
-    uri: str = answer["content_uri"]
-    assert uri.startswith("mxc://")
-    return uri.removeprefix("mxc://")
-
-
-async def fetches(
-    person: Person,
-    path: str,
-    *,
-    verb: str = "GET",
-    token: bool = True,
-    headers: Mapping[str, str] | None = None,
-    **params: str,
-) -> Answer:
-    """Call an endpoint that answers with a file."""
-    authorization = {"Authorization": f"Bearer {person.token}"} if token else {}
-    async with person.http.request(
-        verb, f"{person.base_url}/_matrix/{path}", params=params,
-        headers={**authorization, **(headers or {})},
-    ) as response:  # fmt: skip
-        return Answer(response.status, response.headers, await response.read())
-
-
-async def downloads(person: Person, mxc: str, **headers: str) -> Answer:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await fetches(person, f"client/v1/media/download/{mxc}", headers=named)
-
-
-async def thumbnail(person: Person, mxc: str, width: int, height: int, **params: str) -> Answer:
-    return await fetches(
-        person, f"client/v1/media/thumbnail/{mxc}", width=str(width), height=str(height), **params
-    )
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    data = io.BytesIO()
-    image.save(data, kind, **options)
-    return data.getvalue()
-
-
-def gradient(width: int, height: int) -> Image.Image:
-    """Red grows to the right, green downwards: every part of it can be told from the others."""
-    across = Image.linear_gradient("L").rotate(90).resize((width, height))
-    down = Image.linear_gradient("L").resize((width, height))
-    return Image.merge("RGB", (across, down, Image.new("L", (width, height))))
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """Return a PNG whose header claims a size; its data would be just as large, were it read."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(50_000_000), 9)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
-
-
-def stored_files(homeserver: HomeserverInProcess, kind: str = "files") -> list[Path]:
-    folder = homeserver.parts.services.media._store._files.parent
-    return [path for path in (folder / kind).rglob("*") if path.is_file()]
+def limit(max_upload_bytes: int) -> dict[str, Any]:
+    return {"media.max_upload_bytes": max_upload_bytes}
 
 
 async def test_a_file_comes_back_as_it_was_sent(alice: Person, bob: Person) -> None:
@@ -189,15 +106,14 @@ async def test_what_a_browser_could_run_is_never_shown_in_place(alice: Person) -
     assert text.headers["Content-Disposition"] == "inline"
 
 
-@pytest.mark.parametrize("claimed", ["nonsense", "a/b/c", "x" * 300, "图/片"])
-async def test_a_type_that_is_none_is_unknown(alice: Person, claimed: str) -> None:
-    mxc = await uploads(alice, b"data", claimed)
-
-    assert (await downloads(alice, mxc)).headers["Content-Type"] == "application/octet-stream"
+async def test_a_type_that_is_none_is_unknown(alice: Person) -> None:
+    for claimed in ("nonsense", "a/b/c", "x" * 300, "图/片"):
+        answer = await downloads(alice, await uploads(alice, b"data", claimed))
+        assert answer.headers["Content-Type"] == "application/octet-stream"
 
 
 async def test_names_cannot_break_headers_or_deceive(alice: Person) -> None:
-    mxc = await uploads(alice, b"data", filename="a\r\nSet-Cookie: x=y\x00\u202egpj.exe")
+    mxc = await uploads(alice, b"data", filename="a\r\nSet-Cookie: x=y\x07\u202egpj.exe")
 
     answer = await downloads(alice, mxc)
 
@@ -286,7 +202,7 @@ async def test_a_file_above_the_limit_is_refused(tmp_path: Path, known_length: b
         for start in range(0, len(SOME_BYTES), 10_000):
             yield SOME_BYTES[start : start + 10_000]
 
-    async with homeserver_in_process(tmp_path, **{"media.max_upload_bytes": 400_000}) as server:
+    async with homeserver_in_process(tmp_path, **limit(400_000)) as server:
         alice = await server.person("alice")
         for path in ("/_matrix/media/v3/upload", "/_matrix/media/r0/upload"):
             async with alice.http.post(
@@ -307,7 +223,7 @@ async def test_a_file_above_the_limit_is_refused(tmp_path: Path, known_length: b
 async def test_a_body_that_unpacks_to_more_than_the_limit_is_refused(tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(60_000_000))
 
-    async with homeserver_in_process(tmp_path, **{"media.max_upload_bytes": 1_000_000}) as server:
+    async with homeserver_in_process(tmp_path, **limit(1_000_000)) as server:
         alice = await server.person("alice")
         for data, status in ((bomb, 413), (b"no gzip at all", 400)):
             with pytest.raises(Refused) as refused:
@@ -363,7 +279,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on(
 
 
 async def test_uploads_are_limited_in_rate(tmp_path: Path) -> None:
-    overrides: dict[str, object] = {"rate_limits.enabled": True, "rate_limits.media.burst": 3}
+    overrides: dict[str, Any] = {"rate_limits.enabled": True, "rate_limits.media.burst": 3}
 
     async with homeserver_in_process(tmp_path, **overrides) as server:
         alice, bob = await server.person("alice"), await server.person("bob")
@@ -480,11 +396,12 @@ async def test_an_id_that_is_not_used_in_time_ends(tmp_path: Path, dialect: Dial
             max_upload_bytes=1000, is_public=False,
         )  # fmt: skip
         repository.prepare()
+        expires_ms = clock.ms + RESERVATION_LIFETIME_MS
         uris = []
         for _ in range(MAX_OPEN_RESERVATIONS):
-            uri, expires_ms = await repository.reserve("@a:test.example")
+            uri, until_ms = await repository.reserve("@a:test.example")
+            assert until_ms == expires_ms
             uris.append(uri.rpartition("/")[2])
-        assert expires_ms == clock.ms + RESERVATION_LIFETIME_MS
 
         async def late(size: int) -> AsyncIterator[bytes]:
             yield b"x" * size
@@ -595,13 +512,13 @@ async def test_there_is_nothing_at_other_servers_or_strange_ids(
         for kind in ("download", "thumbnail"):
             refused = await alice.refused(
                 "GET",
-                f"/_matrix/client/v1/media/{kind}/{path}?width=32&height=32%20".removesuffix("%20"),
+                f"/_matrix/client/v1/media/{kind}/{path}?width=32&height=32&x=%20",
             )
             assert (refused.status, refused.errcode) in {
-                (404, "M_NOT_FOUND"), (404, "M_UNRECOGNIZED"),
+                (404, "M_NOT_FOUND"), (404, "M_UNRECOGNIZED"), (400, "M_INVALID_PARAM"),
             }, path  # fmt: skip
         refused = await alice.refused("PUT", f"/_matrix/media/v3/upload/{path}", {})
-        assert refused.status == 404
+        assert refused.status in (400, 404), path
     assert len(stored_files(homeserver)) == 1
 
 
@@ -622,7 +539,7 @@ async def test_only_where_the_configuration_says_so_may_anybody_read(
         assert answer.status == 404
         assert b"M_NOT_FOUND" in answer.data
 
-    overrides: dict[str, object] = {"media.unauthenticated_download": True}
+    overrides: dict[str, Any] = {"media.unauthenticated_download": True}
     async with homeserver_in_process(tmp_path / "public", **overrides) as public:
         carol = await public.person("carol")
         mxc = await uploads(carol, data, "image/png")
@@ -645,288 +562,6 @@ async def test_a_file_that_is_lost_is_not_found(
 
     await uploads(alice, SOME_BYTES)
     assert (await downloads(alice, mxc)).data == SOME_BYTES
-
-
-# Thumbnails.
-
-
-async def test_a_thumbnail_shows_the_whole_picture_or_fills_the_box(
-    homeserver: HomeserverInProcess, alice: Person
-) -> None:
-    mxc = await uploads(alice, encoded(gradient(2000, 1000)), "image/png")
-
-    scaled = await thumbnail(alice, mxc, 300, 200)
-    assert scaled.picture.size == (320, 160)
-    assert scaled.headers["Content-Type"] == "image/jpeg"
-    assert scaled.headers["Content-Disposition"] == 'inline; filename="thumbnail.jpeg"'
-    assert scaled.headers["X-Content-Type-Options"] == "nosniff"
-
-    cropped = (await thumbnail(alice, mxc, 50, 50, method="crop")).picture.convert("RGB")
-    assert cropped.size == (96, 96)
-    # Only the middle half of the width is left.
-    reds = [cropped.getpixel((x, 48)) for x in (1, 94)]
-    assert [abs(r[0] - middle) < 12 for r, middle in zip(reds, (64, 191), strict=True)] == [  # type: ignore[index]
-        True, True,
-    ]  # fmt: skip
-
-    assert len(stored_files(homeserver, "thumbnails")) == 2
-    held = await fetches(
-        alice, f"client/v1/media/thumbnail/{mxc}", width="300", height="200",
-        headers={"If-None-Match": scaled.headers["ETag"]},
-    )  # fmt: skip
-    assert held.status == 304
-
-
-async def test_a_thumbnail_is_made_once(homeserver: HomeserverInProcess, alice: Person) -> None:
-    mxc = await uploads(alice, encoded(gradient(1000, 1000)), "image/png")
-
-    answers = await asyncio.gather(
-        *(thumbnail(alice, mxc, 32, 32, method="crop") for _ in range(8))
-    )
-
-    assert len({answer.data for answer in answers}) == 1
-    (made,) = stored_files(homeserver, "thumbnails")
-    before = made.stat().st_mtime_ns
-    assert (await thumbnail(alice, mxc, 20, 31, method="crop")).data == answers[0].data
-    (again,) = stored_files(homeserver, "thumbnails")
-    assert again.stat().st_mtime_ns == before
-
-
-async def test_nothing_is_made_larger(alice: Person) -> None:
-    data = encoded(gradient(60, 40))
-    mxc = await uploads(alice, data, "image/png")
-
-    for method in ("scale", "crop"):
-        answer = await thumbnail(alice, mxc, 800, 600, method=method)
-        assert (answer.status, answer.data) == (200, data)
-        assert answer.headers["Content-Type"] == "image/png"
-
-    narrow = await uploads(alice, encoded(gradient(50, 500)), "image/png")
-    assert (await thumbnail(alice, narrow, 96, 96, method="crop")).picture.size == (50, 50)
-    large = await uploads(alice, encoded(gradient(2500, 2000)), "image/png")
-    assert (await thumbnail(alice, large, 2000, 2000)).picture.size == (2500, 2000)
-
-
-async def test_the_type_of_a_thumbnail_is_what_it_is(alice: Person) -> None:
-    """Nobody gets a page served as a picture, or a picture under a name of the uploader's."""
-    mxc = await uploads(alice, encoded(gradient(20, 20), "WEBP"), "image/png")
-    assert (await thumbnail(alice, mxc, 32, 32)).headers["Content-Type"] == "image/webp"
-
-    page = await uploads(alice, b"<html><script>alert(1)</script>", "image/png")
-    assert (await thumbnail(alice, page, 32, 32)).status == 400
-
-
-async def test_transparency_survives(alice: Person) -> None:
-    image = Image.new("RGBA", (500, 500), (255, 0, 0, 0))
-    mxc = await uploads(alice, encoded(image), "image/png")
-    palette = await uploads(alice, encoded(image.convert("P"), "GIF", transparency=0), "image/gif")
-
-    for source in (mxc, palette):
-        made = (await thumbnail(alice, source, 96, 96, method="crop")).picture
-        assert made.format == "PNG"
-        assert made.convert("RGBA").getpixel((48, 48))[3] == 0  # type: ignore[index]
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-async def test_png_of_every_kind_has_a_thumbnail(tmp_path: Path, mode: str) -> None:
-    source = gradient(300, 200)
-    image = source.convert("L").convert("I;16") if mode == "I;16" else source.convert(mode)
-
-    async with homeserver_in_process(tmp_path) as server:
-        alice = await server.person("alice")
-        mxc = await uploads(alice, encoded(image), "image/png")
-        assert (await thumbnail(alice, mxc, 96, 96, method="crop")).picture.size == (96, 96)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-async def test_a_photograph_stands_upright_and_tells_nothing(
-    tmp_path: Path, orientation: int
-) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    exif[0x010F] = "Camera of Alice"
-    photograph = encoded(gradient(1600, 1000), "JPEG", exif=exif, comment=b"at home", quality=95)
-    # What a viewer shows: the same turns, made by Pillow from the tag.
-    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(photograph)))
-
-    async with homeserver_in_process(tmp_path) as server:
-        alice = await server.person("alice")
-        mxc = await uploads(alice, photograph, "image/jpeg")
-        answer = await thumbnail(alice, mxc, 320, 240)
-    made = answer.picture
-    assert made.size == ((320, 200) if orientation < 5 else (150, 240))
-    assert made.format == "JPEG"
-    for across, down in ((0.1, 0.1), (0.9, 0.1), (0.1, 0.9)):
-        small = made.getpixel((int(made.width * across), int(made.height * down)))
-        large = shown.getpixel((int(shown.width * across), int(shown.height * down)))
-        assert max(abs(a - b) for a, b in zip(small, large, strict=True)) < 10  # type: ignore[arg-type]
-    assert not made.getexif()
-    assert b"Alice" not in answer.data
-    assert b"at home" not in answer.data
-
-
-async def test_a_moving_picture_moves_only_when_asked_to(alice: Person) -> None:
-    frames = [Image.new("RGB", (300, 300), (n * 60, 0, 0)) for n in range(4)]
-    for kind in ("GIF", "WEBP", "PNG"):
-        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=70)
-        mxc = await uploads(alice, data, f"image/{kind.lower()}")
-
-        still = (await thumbnail(alice, mxc, 96, 96, method="crop")).picture
-        assert getattr(still, "n_frames", 1) == 1
-        moving = (await thumbnail(alice, mxc, 96, 96, method="crop", animated="true")).picture
-        assert (moving.format, moving.n_frames, moving.size) == ("WEBP", 4, (96, 96))  # type: ignore[attr-defined]
-        assert len((await thumbnail(alice, mxc, 300, 300, animated="false")).data) > 0
-        whole = await thumbnail(alice, mxc, 640, 480, animated="false")
-        assert getattr(whole.picture, "n_frames", 1) == 1
-        assert (await thumbnail(alice, mxc, 640, 480, animated="true")).data == data
-
-    jpeg = await uploads(alice, encoded(gradient(300, 300), "JPEG"), "image/jpeg")
-    assert (await thumbnail(alice, jpeg, 96, 96, animated="true")).picture.format == "JPEG"
-
-
-def webp_of_size(width: int, height: int) -> bytes:
-    small = encoded(
-        Image.new("RGBA", (2, 2)), "WEBP", lossless=True, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"
-    )
-    assert small[12:16] == b"VP8X"
-    claimed = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
-    return small[:24] + claimed + small[30:]
-
-
-async def test_pictures_of_too_many_pixels_are_refused_unread(
-    homeserver: HomeserverInProcess, alice: Person
-) -> None:
-    gif = bytearray(encoded(Image.new("P", (2, 2)), "GIF"))
-    gif[6:10] = struct.pack("<HH", 65535, 65535)
-    jpeg = bytearray(encoded(gradient(16, 16), "JPEG"))
-    start = jpeg.index(b"\xff\xc0")
-    jpeg[start + 5 : start + 9] = struct.pack(">HH", 65500, 65500)
-    bombs = {
-        "png": png_of_size(20_000, 20_000),
-        "gif": bytes(gif),
-        "jpeg": bytes(jpeg),
-        "webp": webp_of_size(16_000, 16_000),
-    }
-
-    for kind, data in bombs.items():
-        mxc = await uploads(alice, data, f"image/{kind}")
-        for _ in range(2):
-            answer = await thumbnail(alice, mxc, 96, 96, method="crop")
-            assert (answer.status, b"M_TOO_LARGE" in answer.data) == (413, True), kind
-        assert (await downloads(alice, mxc)).data == data
-    assert stored_files(homeserver, "thumbnails") == stored_files(homeserver, "incoming") == []
-
-
-async def test_the_limit_of_pixels_is_exact(tmp_path: Path) -> None:
-    async with homeserver_in_process(tmp_path, **{"media.max_image_pixels": 40_001}) as server:
-        alice = await server.person("alice")
-        within = await uploads(alice, encoded(gradient(200, 200)), "image/png")
-        beyond = await uploads(alice, encoded(gradient(202, 200)), "image/png")
-        assert (await thumbnail(alice, within, 96, 96, method="crop")).status == 200
-        assert (await thumbnail(alice, beyond, 96, 96, method="crop")).status == 413
-
-
-async def test_broken_pictures_are_answered_like_any_other_file(
-    homeserver: HomeserverInProcess, alice: Person
-) -> None:
-    png, jpeg = encoded(gradient(300, 300)), encoded(gradient(300, 300), "JPEG")
-    webp, gif = encoded(gradient(300, 300), "WEBP"), encoded(gradient(300, 300), "GIF")
-    generator = random.Random(3)
-    broken = [
-        b"",
-        b"\x89PNG\r\n\x1a\n",
-        png[:100],
-        jpeg[:200],
-        webp[:40],
-        gif[:60],
-        SOME_BYTES[:5000],
-    ]
-    for data in (png, jpeg, webp, gif):
-        noisy = bytearray(data)
-        for _ in range(40):
-            noisy[generator.randrange(20, len(noisy))] = generator.randrange(256)
-        broken.append(bytes(noisy))
-    # Formats that Pillow reads, and we do not.
-    broken += [encoded(gradient(300, 300), kind) for kind in ("BMP", "TIFF", "PPM", "ICO", "PDF")]
-
-    for data in broken:
-        mxc = await uploads(alice, data, "image/png")
-        answer = await thumbnail(alice, mxc, 96, 96, method="crop")
-        assert answer.status in (200, 400), data[:20]
-        if answer.status == 400:
-            assert b"M_UNKNOWN" in answer.data
-    assert stored_files(homeserver, "incoming") == []
-
-
-async def test_an_animation_without_end_becomes_a_still_picture(alice: Person) -> None:
-    frames = [Image.new("P", (100, 100), n % 2) for n in range(301)]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], optimize=False)
-    mxc = await uploads(alice, data, "image/gif")
-
-    answer = await thumbnail(alice, mxc, 96, 96, method="crop", animated="true")
-
-    assert getattr(answer.picture, "n_frames", 1) == 1
-
-
-async def test_encrypted_files_have_no_thumbnail(alice: Person) -> None:
-    mxc = await uploads(alice, encoded(gradient(300, 300)), "application/octet-stream")
-
-    answer = await thumbnail(alice, mxc, 96, 96)
-
-    assert (answer.status, b"M_UNKNOWN" in answer.data) == (400, True)
-
-
-@pytest.mark.parametrize(
-    "params",
-    [
-        {}, {"width": "32"}, {"height": "32"}, {"width": "0", "height": "32"},
-        {"width": "-1", "height": "32"}, {"width": "1.5", "height": "32"},
-        {"width": "9" * 40, "height": "32"}, {"width": "三", "height": "32"},
-        {"width": "32", "height": "32", "method": "explode"},
-        {"width": "32", "height": "32", "animated": "perhaps"},
-    ],
-)  # fmt: skip
-async def test_a_request_that_makes_no_sense_is_refused(
-    alice: Person, params: dict[str, str]
-) -> None:
-    mxc = await uploads(alice, encoded(gradient(300, 300)), "image/png")
-
-    answer = await fetches(alice, f"client/v1/media/thumbnail/{mxc}", **params)
-
-    assert answer.status == 400
-
-
-def test_wishes_are_rounded_up_to_few_sizes() -> None:
-    assert choose_variant(1, 1, "crop", animated=False).box == (32, 32)
-    assert choose_variant(33, 40, "crop", animated=False).box == (96, 96)
-    assert choose_variant(97, 97, "crop", animated=False).box == (320, 320)
-    assert choose_variant(300, 200, "crop", animated=False).box == (320, 240)
-    assert choose_variant(32, 32, "scale", animated=False).box == (320, 240)
-    assert choose_variant(200, 400, "scale", animated=False).box == (640, 480)
-    assert choose_variant(801, 600, "scale", animated=False).box == (1600, 1200)
-    assert choose_variant(5000, 1, "scale", animated=False).box is None
-    assert choose_variant(700, 700, "crop", animated=False).box is None
-
-    wishes = [
-        choose_variant(w, h, method, animated=False)
-        for method in ("crop", "scale")
-        for w in range(1, 2000, 37)
-        for h in range(1, 2000, 37)
-    ]
-    assert len(set(wishes)) <= 12
-
-
-def test_a_thumbnail_is_never_larger_than_its_box_or_its_picture() -> None:
-    generator = random.Random(8)
-    for _ in range(2000):
-        size = generator.randint(1, 3000), generator.randint(1, 3000)
-        box = generator.choice([(32, 32), (96, 96), (320, 240), (800, 600)])
-        for crop in (True, False):
-            made, (left, top, right, bottom) = fit(size, box, crop=crop)
-            assert 1 <= made[0] <= min(size[0], box[0])
-            assert 1 <= made[1] <= min(size[1], box[1])
-            assert -1e-6 <= left < right <= size[0] + 1e-6
-            assert -1e-6 <= top < bottom <= size[1] + 1e-6
 
 
 # The disk.
@@ -964,7 +599,7 @@ def test_bytes_are_on_the_disk_before_their_name(
 
     store = FileStore(tmp_path / "media")
     store.prepare()
-    monkeypatch.setattr(media_files.os, "fsync", follow_fsync)
+    monkeypatch.setattr(os, "fsync", follow_fsync)
     monkeypatch.setattr(Path, "replace", follow_replace)
     file = store.begin()
     name = file._path.name if file._path else ""
@@ -983,7 +618,7 @@ async def test_a_full_disk_is_a_503_and_names_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(media_files.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         for size in (10, 700_000):
             with pytest.raises(Refused) as refused:
                 await uploads(alice, SOME_BYTES[:size])
@@ -1018,3 +653,80 @@ def test_a_name_in_a_header_can_be_read_back() -> None:
     assert disposition("image/png", "报告 (1).png") == (
         "inline; filename*=UTF-8''%E6%8A%A5%E5%91%8A%20%281%29.png"
     )
+
+
+# The program itself.
+
+
+@pytest.mark.slow
+async def test_files_of_any_size_pass_through_little_memory(tmp_path: Path) -> None:
+    """As the program runs in earnest: its own process and event loop."""
+    server = await Homeserver.start(tmp_path / "data")
+    try:
+        alice = await server.person("alice")
+        await downloads(alice, await uploads(alice, SOME_BYTES))
+        before = _peak_memory(server)
+
+        async def sends(times: int) -> str:
+            async with server.http.post(
+                f"{server.base_url}/_matrix/media/v3/upload",
+                data=_many(times),
+                headers={"Authorization": f"Bearer {alice.token}"},
+            ) as response:
+                uri: str = (await response.json())["content_uri"]
+                return uri.removeprefix("mxc://")
+
+        mxcs = await asyncio.gather(*(sends(times) for times in (100, 110, 120)))
+        for mxc, times in zip(mxcs, (100, 110, 120), strict=True):
+            assert len((await downloads(alice, mxc)).data) == times * len(SOME_BYTES)
+
+        assert _peak_memory(server) - before < 24 << 20
+    finally:
+        await server.stop()
+
+
+async def _many(times: int) -> AsyncIterator[bytes]:
+    for _ in range(times):
+        yield SOME_BYTES
+
+
+def _peak_memory(server: Homeserver) -> int:
+    assert server.process is not None
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) << 10
+
+
+def _holds(done: dict[str, bytes], enough: int) -> bool:
+    return len(done) >= enough
+
+
+@pytest.mark.slow
+async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+    server = await Homeserver.start(tmp_path / "data")
+    try:
+        alice = await server.person("alice")
+        done: dict[str, bytes] = {}
+
+        async def uploads_until_the_end(generator: random.Random) -> None:
+            while True:
+                data = generator.randbytes(generator.randrange(600_000))
+                try:
+                    done[await uploads(alice, data)] = data
+                except aiohttp.ClientError:
+                    return
+
+        for round_ in range(2):
+            enough = len(done) + 12
+            async with asyncio.TaskGroup() as group:
+                for number in range(4):
+                    group.create_task(uploads_until_the_end(random.Random(round_ * 10 + number)))
+                await _until(partial(_holds, done, enough))
+                await server.kill()
+            await server.resume()
+            alice.base_url = server.base_url
+            for mxc, data in done.items():
+                assert (await downloads(alice, mxc)).data == data
+            assert list((tmp_path / "data" / "media" / "incoming").iterdir()) == []
+    finally:
+        await server.stop()

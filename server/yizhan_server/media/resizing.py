@@ -177,6 +177,9 @@ def _write_animation(
 
 
 def _resized(image: Image.Image, mode: str, made: Size, region: Region) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Sixteen bits of grey, which converting alone would cut off at 255.
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
     picture = image.convert(mode) if image.mode != mode else image
     left, top, right, bottom = region
     region = (left, top, min(right, picture.width), min(bottom, picture.height))
