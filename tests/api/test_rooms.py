@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import quote
 
+from typing_extensions import override
+
 from yizhan_server.clock import SystemClock
 from yizhan_server.rooms.housekeeping import DAY_MS, Housekeeping
 from yizhan_testing.homeserver import HomeserverInProcess, Person
@@ -14,6 +16,7 @@ class LaterClock(SystemClock):
     def __init__(self, days: int) -> None:
         self._days = days
 
+    @override
     def now_ms(self) -> int:
         return super().now_ms() + self._days * DAY_MS
 
