@@ -44,7 +44,15 @@ from yizhan_testing.homeserver import (
     Refused,
     homeserver_in_process,
 )
-from yizhan_testing.media import downloads, encoded, fetches, gradient, stored_files, uploads
+from yizhan_testing.media import (
+    downloads,
+    encoded,
+    fetches,
+    gradient,
+    stored_files,
+    thumbnail,
+    uploads,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -256,6 +264,22 @@ async def test_an_upload_that_breaks_off_leaves_nothing(
 
     await _until(lambda: stored_files(homeserver, "incoming") == [])
     assert stored_files(homeserver) == []
+
+
+async def test_an_upload_that_stalls_is_given_up(
+    homeserver: HomeserverInProcess, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_api, "STALLED_SECONDS", 0.2)
+    host, port = homeserver.base_url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n"
+        b"Authorization: Bearer " + alice.token.encode() + b"\r\n\r\n" + SOME_BYTES
+    )
+
+    assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    writer.transport.abort()
+    assert stored_files(homeserver) == stored_files(homeserver, "incoming") == []
 
 
 async def test_a_client_that_asks_first_is_told_to_go_on(
@@ -680,6 +704,8 @@ async def test_files_of_any_size_pass_through_little_memory(tmp_path: Path) -> N
         for mxc, times in zip(mxcs, (100, 110, 120), strict=True):
             assert len((await downloads(alice, mxc)).data) == times * len(SOME_BYTES)
 
+        picture = await uploads(alice, encoded(gradient(5000, 5000)), "image/png")
+        assert (await thumbnail(alice, picture, 96, 96, method="crop")).picture.size == (96, 96)
         assert _peak_memory(server) - before < 24 << 20
     finally:
         await server.stop()

@@ -5,6 +5,7 @@ Spec: client-server API, "Content repository".
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -21,6 +22,9 @@ routes = Routes("/_matrix")
 
 DEFAULT_WAIT_MS = 20_000
 MAX_WAIT_MS = 60_000
+
+STALLED_SECONDS = 60
+"""An upload that sends nothing for so long is given up; a slow one may take its time."""
 
 FILE_HEADERS = {
     **CORS_HEADERS,
@@ -154,8 +158,14 @@ async def body_of(call: Call[None], most: int) -> AsyncIterator[bytes]:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
     try:
-        async for piece in request.content.iter_any():
+        while True:
+            async with asyncio.timeout(STALLED_SECONDS):
+                piece = await request.content.readany()
+            if not piece:
+                return
             yield piece
+    except TimeoutError:
+        raise MatrixError(408, "M_UNKNOWN", "The upload has stalled") from None
     except RequestPayloadError:
         raise MatrixError(400, "M_UNKNOWN", "The body is broken off or badly encoded") from None
 

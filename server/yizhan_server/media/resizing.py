@@ -19,6 +19,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +70,9 @@ def limit_resources(max_pixels: int) -> None:
     ):
         resource.setrlimit(kind, (limit, limit))
     os.nice(10)
+    # When the machine itself runs out of memory: this process first, not the homeserver.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def fit(size: Size, box: Size, *, crop: bool) -> tuple[Size, Region]:

@@ -107,7 +107,7 @@ class Thumbnails:
         self._waiting = 0
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # Files of which no thumbnail can be made, so that asking again costs nothing.
-        self._failures: dict[bytes, MatrixError] = {}
+        self._failures: dict[bytes, int] = {}
 
     async def get(self, media: Media, variant: Variant) -> Thumbnail:
         """Return a thumbnail, made now if need be.
@@ -117,9 +117,7 @@ class Thumbnails:
         """
         if media.content_type.partition(";")[0].strip().lower() not in SOURCE_TYPES:
             raise _not_a_picture()
-        failure = self._failures.get(media.digest)
-        if failure is not None:
-            raise failure
+        self._check_not_failed(media.digest)
         folder = self._store.thumbnails_of(media.digest)
         tag = f"{media.digest.hex()}-{variant.name}"
         found = await self._repository.on_disk(_find, folder, variant.name)
@@ -128,6 +126,7 @@ class Thumbnails:
             async with self._locks.setdefault(tag, asyncio.Lock()):
                 found = await self._repository.on_disk(_find, folder, variant.name)
                 if found is None:
+                    self._check_not_failed(media.digest)
                     found = await self._make(media, variant, folder)
         return Thumbnail(found, MADE_TYPES[found.suffix[1:]], tag)
 
@@ -157,15 +156,22 @@ class Thumbnails:
         finally:
             await self._repository.on_disk(_remove, target)
         log.info("no thumbnail can be made", extra={"exit_code": code, "reason": output[:100]})
-        failure = (
-            TooLarge("Content is too large to thumbnail")
-            if code == _TOO_LARGE
-            else (_not_a_picture())
-        )
         if len(self._failures) >= _REMEMBERED_FAILURES:
             del self._failures[next(iter(self._failures))]
-        self._failures[media.digest] = failure
-        raise failure
+        self._failures[media.digest] = code
+        raise _refusal(code)
+
+    def _check_not_failed(self, digest: bytes) -> None:
+        code = self._failures.get(digest)
+        if code is not None:
+            raise _refusal(code)
+
+
+def _refusal(code: int) -> MatrixError:
+    """Return the answer to an exit code of `resizing`."""
+    if code == _TOO_LARGE:
+        return TooLarge("Content is too large to thumbnail")
+    return _not_a_picture()
 
 
 def _not_a_picture() -> MatrixError:
