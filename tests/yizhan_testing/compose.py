@@ -60,6 +60,18 @@ class Composition:
         """Run a service that is to end, such as `setup`; CalledProcessError if it fails."""
         subprocess.run(self.command(service), env=self.environment(service), check=True)
 
+    def execute(self, service: str, *words: str, typed: str = "") -> str:
+        """Run a command beside a service, as `docker compose exec`; returns what it printed."""
+        done = subprocess.run(
+            self._executable([self._here(word) for word in words]),
+            env=self.environment(service),
+            input=typed,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
     def start(self, service: str) -> None:
         """Start a service; its output goes to DATA/SERVICE.log."""
         with (self.data / f"{service}.log").open("ab") as log:
@@ -117,8 +129,9 @@ class Composition:
                 "from yizhan_config.command import main; main()",
                 *words[1:],
             ]
-        assert words[0] == "python", words
-        return [sys.executable, *words[1:]]
+        if words[0] == "python":
+            return [sys.executable, *words[1:]]
+        return words
 
     def _here(self, text: str) -> str:
         text = re.sub(r"\$\{(\w+):\?\}", lambda match: self.variables[match[1]], text)

@@ -86,10 +86,11 @@ class EmbeddedPostgres:
     """A PostgreSQL server in a temporary folder, reached through a Unix socket only.
 
     With `durable`, it waits for the disk as in production; tests that do not kill it and
-    measure nothing are faster without.
+    measure nothing are faster without. With `port`, it listens on the loopback too, where it
+    asks for passwords.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, port: int | None = None) -> None:
         self._numbers = itertools.count(1)
         self._templates: dict[str, str] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="yizhan-pg-"))
@@ -99,11 +100,12 @@ class EmbeddedPostgres:
         self._bin = self._find_programs()
         self._data = self._folder / "data"
         self._run(
-            "initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "--no-sync",
-            "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
+            "initdb", "-D", str(self._data), "-U", "postgres", "--no-sync", "--auth-local=trust",
+            "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
         )  # fmt: skip
         self._settings = {
-            "listen_addresses": "",
+            "listen_addresses": "127.0.0.1" if port else "",
+            "port": str(port or 5432),
             "unix_socket_directories": str(self._folder),
             "max_connections": "200",
             "shared_buffers": "32MB",
@@ -115,7 +117,12 @@ class EmbeddedPostgres:
 
     def url(self, name: str = "postgres") -> str:
         """Return the URL of one of the server's databases."""
-        return f"postgresql://postgres@/{name}?host={self._folder}"
+        return f"postgresql://postgres@/{name}?host={self._folder}&port={self._settings['port']}"
+
+    @property
+    def programs(self) -> Path:
+        """The folder of psql, pg_isready and the others."""
+        return self._bin
 
     async def fresh_database(self, migrations: ModuleType | str | Path) -> str:
         """Make a migrated database and return its URL."""
@@ -147,7 +154,8 @@ class EmbeddedPostgres:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - as Popen's own, it only enters the kernel
             )
         deadline = time.monotonic() + 30
-        while self._run("pg_isready", "-q", "-h", str(self._folder), check=False) != 0:
+        probe = ("pg_isready", "-q", "-h", str(self._folder), "-p", self._settings["port"])
+        while self._run(*probe, check=False) != 0:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self._folder / "log").read_text())
             time.sleep(0.05)
