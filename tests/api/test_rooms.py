@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from urllib.parse import quote
 
 from typing_extensions import override
@@ -251,3 +252,25 @@ async def test_every_room_version_can_be_made_and_talked_in(alice: Person, bob: 
 async def test_an_account_is_made_by_the_shared_secret(homeserver: HomeserverInProcess) -> None:
     person = await homeserver.person("zhang.san")
     assert (await person.get("/v3/account/whoami"))["user_id"] == "@zhang.san:test.example"
+
+
+async def test_a_page_can_end_and_begin_at_a_sync_token(alice: Person) -> None:
+    room = await alice.creates_room()
+    for number in range(3):
+        await alice.says(room, str(number))
+    token = (await alice.syncs()).next_batch
+    for number in range(3, 8):
+        await alice.says(room, str(number))
+    path = f"/v3/rooms/{quote(room)}/messages"
+
+    def texts(page: dict[str, Any]) -> list[str]:
+        return [e["content"]["body"] for e in page["chunk"] if e["type"] == "m.room.message"]
+
+    missed = await alice.get(path, dir="b", limit="50", to=token)
+    assert texts(missed) == ["7", "6", "5", "4", "3"]
+    first = await alice.get(path, dir="f", limit="2", **{"from": token})
+    assert texts(first) == ["3", "4"]
+    rest = await alice.get(path, dir="f", limit="50", **{"from": first["end"]})
+    assert texts(rest) == ["5", "6", "7"]
+    before = await alice.get(path, dir="b", limit="2", **{"from": token})
+    assert texts(before) == ["2", "1"]

@@ -178,10 +178,9 @@ class RoomReading:
         else:
             token = _page_token(parse_token(start))
         place, bound = (token.depth, token.position), token.bound
-        end_place = None
-        if stop is not None:
-            stop_token = _page_token(parse_token(stop))
-            end_place = (stop_token.depth, stop_token.position)
+        stop_at = None if stop is None else _page_token(parse_token(stop))
+        if not backwards and token.depth == TOP:
+            place, bound = await self._place_after(readable, token.position), None
         limits = [each for each in (bound, readable.upto) if each is not None]
         picked: list[StoredEvent] = []
         exhausted, scanned = limit == 0, 0
@@ -192,8 +191,8 @@ class RoomReading:
             )  # fmt: skip
             exhausted = len(page) <= limit
             scanned += len(page)
-            if end_place is not None:
-                within = [e for e in page if _is_before(e, end_place, backwards=backwards)]
+            if stop_at is not None:
+                within = [e for e in page if _is_before(e, stop_at, backwards=backwards)]
                 exhausted = exhausted or len(within) < len(page)
                 page = within
             seen = {event.nid for event in await self._access.visible(readable, page)}
@@ -263,6 +262,11 @@ class RoomReading:
             if target != room_id:
                 raise MatrixError(400, "M_BAD_ALIAS", "The alias does not point to this room")
 
+    async def _place_after(self, readable: ReadableRoom, position: int) -> tuple[int, int]:
+        """Return the place from which going forwards yields what came after `position`."""
+        last = await stored_events.events_after(self._db, readable.room.nid, 0, position, 1)
+        return (last[-1].depth, last[-1].pos) if last else (0, 0)
+
     async def _members_of(self, readable: ReadableRoom, users: set[str]) -> list[StoredEvent]:
         nids = []
         for user in users:
@@ -277,8 +281,12 @@ class RoomReading:
         return list((await stored_events.events_by_nid(self._db, nids)).values())
 
 
-def _is_before(event: StoredEvent, place: tuple[int, int], *, backwards: bool) -> bool:
-    here = (event.depth, event.pos)
+def _is_before(event: StoredEvent, stop: PageToken, *, backwards: bool) -> bool:
+    """Whether a page that ends at `stop` still holds the event."""
+    if stop.depth == TOP:
+        # The token of a sync: a moment, not a place among the events.
+        return event.pos > stop.position if backwards else event.pos <= stop.position
+    here, place = (event.depth, event.pos), (stop.depth, stop.position)
     return here > place if backwards else here <= place
 
 
