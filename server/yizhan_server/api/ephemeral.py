@@ -76,14 +76,17 @@ async def set_read_markers(call: Call[MarkersBody]) -> JsonObject:
     """Set the fully-read marker and receipts in one call."""
     joined = await call.joined_room()
     access = call.services.access.access_event
-    for kind, event_id in (
-        (FULLY_READ, call.body.fully_read),
-        (READ, call.body.read),
-        (PRIVATE, call.body.private),
-    ):
-        if event_id is None:
-            continue
-        visible = await access(joined.user_id, joined.room.room_id, event_id)
+    # All of them first: a wrong one leaves the others where they are.
+    markers = [
+        (kind, await access(joined.user_id, joined.room.room_id, event_id))
+        for kind, event_id in (
+            (FULLY_READ, call.body.fully_read),
+            (READ, call.body.read),
+            (PRIVATE, call.body.private),
+        )
+        if event_id is not None
+    ]
+    for kind, visible in markers:
         if kind == FULLY_READ:
             await call.services.receipts.mark_fully_read(visible)
         else:

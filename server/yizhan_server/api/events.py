@@ -12,7 +12,7 @@ import orjson
 
 from yizhan_server.api.routing import Call, JsonObject, Routes
 from yizhan_server.protocol.errors import BadJson, InvalidParam
-from yizhan_server.protocol.identifiers import parse_user_id
+from yizhan_server.protocol.identifiers import parse_event_id, parse_user_id
 from yizhan_server.rooms.writer import ClientTxn, Draft
 from yizhan_server.sync.filters import EventFilter, parse_event_filter
 
@@ -50,6 +50,7 @@ async def redact(call: Call[RedactBody]) -> JsonObject:
 
 
 async def _redact(call: Call[Any], target: str, content: JsonObject) -> JsonObject:
+    parse_event_id(target)
     joined = await call.joined_room()
     event_id = await call.services.writer.send(
         joined.room,
@@ -82,13 +83,14 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
         await call.services.room_reading.check_canonical_alias(call.path["room_id"], call.body)
     if kind == "m.room.member":
         # Inviting and joining this way is legal; the content is the client's own.
-        parse_user_id(state_key)
+        target = parse_user_id(state_key)
         if not isinstance(call.body.get("membership"), str):
             raise BadJson("'membership' must be a string")
-        if call.body["membership"] == "join" and state_key == call.requester.user_id:
-            room = await call.services.rooms.get(call.path["room_id"])
-        else:
-            room = (await call.joined_room()).room
+        if call.body["membership"] == "invite":
+            await call.services.members.check_invitable(target)
+    if kind == "m.room.member" and state_key == call.requester.user_id:
+        # One's own membership changes from outside, too: the authorisation rules decide.
+        room = await call.services.rooms.get(call.path["room_id"])
     else:
         room = (await call.joined_room()).room
     event_id = await call.services.writer.send(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -52,6 +53,8 @@ CORS_HEADERS = {
     "Access-Control-Expose-Headers": "Retry-After",
 }
 JSON_HEADERS = {**CORS_HEADERS, "Content-Type": "application/json"}
+
+_INTEGER = re.compile(r"-?[0-9]{1,17}", re.ASCII)
 
 DEFAULT_MAX_BODY = 1 << 20
 """Bytes. An event is at most 64 KiB; key uploads and state of a new room are a few times that."""
@@ -101,12 +104,15 @@ class Call(Generic[Body]):
         return self._requester
 
     def query(self, name: str) -> str | None:
-        """Return a query parameter, or None."""
-        return self.request.query.get(name)
+        """Return a query parameter, or None; M_INVALID_PARAM if no text can hold it."""
+        value = self.request.query.get(name)
+        if value is not None and "\0" in value:
+            raise MatrixError(400, "M_INVALID_PARAM", f"'{name}' holds a NUL character")
+        return value
 
     def query_required(self, name: str) -> str:
         """Return a query parameter, or answer M_MISSING_PARAM."""
-        value = self.request.query.get(name)
+        value = self.query(name)
         if value is None:
             raise MatrixError(400, "M_MISSING_PARAM", f"Missing query parameter '{name}'")
         return value
@@ -120,7 +126,7 @@ class Call(Generic[Body]):
         value = self.request.query.get(name)
         if value is None:
             return default
-        if not (value.isascii() and value.lstrip("-").isdigit() and len(value) <= 17):
+        if _INTEGER.fullmatch(value) is None:
             raise MatrixError(400, "M_INVALID_PARAM", f"'{name}' must be an integer")
         number = int(value)
         if number < low:
@@ -263,12 +269,28 @@ def _parser(body: type) -> Callable[[bytes], Any]:
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
 
     def parse_typed(data: bytes) -> Any:
+        if not data.isascii():
+            data.decode()  # msgspec does not look into the values of unknown keys
         try:
-            return decoder.decode(data or b"{}")
+            parsed = decoder.decode(data or b"{}")
+            # JSON can only spell it so; an escaped backslash before it is somebody's prose.
+            holds_nul = b"\\u0000" in data and _holds_nul(orjson.loads(data))
         except RecursionError:
             raise MatrixError(400, "M_BAD_JSON", "The body is nested too deeply") from None
+        if holds_nul:
+            raise MatrixError(400, "M_BAD_JSON", "The body holds a NUL character")
+        return parsed
 
     return parse_typed
+
+
+def _holds_nul(value: Any) -> bool:
+    """Whether a string anywhere in `value` holds NUL, which no column of text can store."""
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in key or _holds_nul(part) for key, part in value.items())
+    return isinstance(value, list) and any(map(_holds_nul, value))
 
 
 class _Node:
@@ -340,6 +362,8 @@ class Router:
                 value = unquote(segment, errors="strict") if "%" in segment else segment
             except UnicodeDecodeError:
                 raise MatrixError(400, "M_INVALID_PARAM", "The path is not UTF-8") from None
+            if "\0" in value:
+                raise MatrixError(400, "M_INVALID_PARAM", "The path holds a NUL character")
             return self._descend(node.parameter, segments, index + 1, [*values, value])
         return None
 
@@ -382,6 +406,10 @@ class Wrapper:
             return _error_response(MatrixError(400, "M_NOT_JSON", "The body is not JSON"))
         except InvalidIdentifier as error:
             return _error_response(MatrixError(400, "M_INVALID_PARAM", str(error)))
+        except web.RequestPayloadError:
+            return _error_response(
+                MatrixError(400, "M_NOT_JSON", "The body is not what its encoding says")
+            )
         except DatabaseUnavailable:
             log.exception("database unavailable", extra={"path": request.path})
             return _error_response(

@@ -19,6 +19,14 @@ from yizhan_server.rooms.writer import Draft, EventWriter
 
 MEGOLM = "m.megolm.v1.aes-sha2"
 
+LEVELS = frozenset(
+    (
+        "users", "users_default", "events", "events_default", "state_default", "notifications",
+        "ban", "kick", "redact", "invite",
+    )
+)  # fmt: skip
+"""Keys of `m.room.power_levels` that hold a level, or a map of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -145,6 +153,8 @@ def _creation_content(
 ) -> dict[str, Any]:
     content = {**wish.creation_content, "room_version": version.identifier}
     content.pop("creator", None)
+    if not isinstance(content.get("m.federate", True), bool):
+        raise BadJson("creation_content.m.federate must be true or false")
     if version.creator_in_content:
         content["creator"] = creator
     if version.privileged_creators:
@@ -191,11 +201,16 @@ def _power_levels(
         "redact": 50,
         "invite": 0,
     }
-    return {**levels, **_checked(wish.power_levels)}
+    return {**levels, **_checked(wish.power_levels, version)}
 
 
-def _checked(levels: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked(levels: Mapping[str, Any], version: RoomVersion) -> Mapping[str, Any]:
     for key in ("users", "events", "notifications"):
         if key in levels and not isinstance(levels[key], dict):
             raise BadJson(f"power_level_content_override.{key} must be an object")
+    if version.integer_power_levels_only:
+        for key, level in levels.items():
+            of_each = level.values() if isinstance(level, dict) else [level]
+            if key in LEVELS and not all(type(each) is int for each in of_each):
+                raise BadJson(f"power_level_content_override.{key} must be of integers")
     return levels

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from yizhan_database import Database, Transaction
+from yizhan_database import Database, GuardFailed, Transaction
 from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
 from yizhan_server.rooms.power import current_power_levels
@@ -99,14 +99,18 @@ class Members:
         self, target: UserID, *, reason: str | None, is_direct: bool
     ) -> dict[str, Any]:
         """Return the content of an invitation, or answer why `target` cannot be invited."""
-        if server_name_of(target) != self._server_name:
-            raise Forbidden("Federation with the server of this user is closed")
-        if not await self._profiles.is_account(target):
-            raise NotFound("There is no such user")
+        await self.check_invitable(target)
         content = await self._content(target, "invite", reason)
         if is_direct:
             content["is_direct"] = True
         return content
+
+    async def check_invitable(self, target: UserID) -> None:
+        """Answer M_FORBIDDEN or M_NOT_FOUND for somebody who cannot be invited."""
+        if server_name_of(target) != self._server_name:
+            raise Forbidden("Federation with the server of this user is closed")
+        if not await self._profiles.is_account(target):
+            raise NotFound("There is no such user")
 
     async def knock(self, user_id: UserID, room_id: str, reason: str | None) -> Room:
         """Ask to be invited."""
@@ -157,7 +161,11 @@ class Members:
             raise MatrixError(400, "M_UNKNOWN", "You are still in this room; leave it first")
         tx = Transaction()
         stored_rooms.forget_membership(tx, room.nid, user_id)
-        await self._db.commit(tx)
+        try:
+            await self._db.commit(tx)
+        except GuardFailed:
+            # Invited or joined again meanwhile.
+            raise MatrixError(400, "M_UNKNOWN", "You are in this room again") from None
 
     async def replace_own_member_event(self, user_id: UserID) -> None:
         """Carry a changed profile into the member events of the user's rooms."""

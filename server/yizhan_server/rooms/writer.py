@@ -18,8 +18,10 @@ from yizhan_database import Commit, Database, DatabaseUnavailable, GuardFailed, 
 from yizhan_server.clock import Clock
 from yizhan_server.protocol.auth_events import auth_types_for_event
 from yizhan_server.protocol.auth_rules import check_auth
+from yizhan_server.protocol.canonical_json import MAX_NESTING
 from yizhan_server.protocol.errors import (
     AuthRuleRejection,
+    BadJson,
     Forbidden,
     InvalidParam,
     MatrixError,
@@ -238,6 +240,8 @@ class EventWriter:
                 # Setting the state to what it is already changes nothing.
                 batch.event_ids.append(current.pdu.event_id)
                 return
+        if not room.version.strict_canonical_json:
+            _check_nesting(draft.content)
         auth_state: dict[StateKey, Pdu] = {}
         for key in auth_types_for_event(
             draft.type, draft.sender, draft.state_key, draft.content, room.version
@@ -404,6 +408,22 @@ def _at(stored: StoredEvent, pos: int) -> StoredEvent:
 def _point_of(head: Head) -> Point:
     extremity = head.extremities[0]
     return Point(extremity.line, extremity.seq)
+
+
+def _check_nesting(content: dict[str, Any]) -> None:
+    """Refuse what could be stored but not be served: rooms of old versions allow any depth."""
+    level: list[Any] = [content]
+    for _ in range(MAX_NESTING):
+        below: list[Any] = []
+        for part in level:
+            if isinstance(part, dict):
+                below.extend(part.values())
+            elif isinstance(part, list):
+                below.extend(part)
+        if not below:
+            return
+        level = below
+    raise BadJson(f"JSON nested deeper than {MAX_NESTING} levels")
 
 
 def _check_auth(pdu: Pdu, auth_state: dict[StateKey, Pdu], version: RoomVersion) -> None:

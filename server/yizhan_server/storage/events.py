@@ -139,7 +139,7 @@ def relation_of(content: dict[str, Any]) -> Relation:
     rel_type, event_id = relates_to.get("rel_type"), relates_to.get("event_id")
     if not isinstance(rel_type, str) or not isinstance(event_id, str):
         return Relation()
-    if len(rel_type) > 255 or len(event_id) > 255:
+    if len(rel_type) > 255 or len(event_id) > 255 or "\0" in rel_type or "\0" in event_id:
         return Relation()
     return Relation(event_id if rel_type == "m.thread" else None, rel_type, event_id)
 
