@@ -70,8 +70,11 @@ from yizhan_server.storage import installation
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.streams import Stream
 from yizhan_server.sync.account_data import AccountDataChanges
+from yizhan_server.sync.changes import UserChanges
+from yizhan_server.sync.lazy_members import LazyMembers
 from yizhan_server.sync.rooms import RoomSections
 from yizhan_server.sync.sync import Sync
+from yizhan_server.sync.timelines import Timelines
 
 MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 
@@ -185,7 +188,9 @@ def build(
     typing = Typing(stream, counter)
     presence = Presence(db, stream, counter, clock, background, enabled=settings.presence.enabled)
     unread = UnreadCounts(db)
-    sections = RoomSections(db, keys, access, renderer, receipts, unread)
+    timelines, lazy_members = Timelines(access), LazyMembers()
+    sections = RoomSections(db, keys, renderer, timelines, receipts, unread, lazy_members)
+    changes = UserChanges(db, keys, access, receipts)
     files = FileStore(settings.media.path)
     media = ContentRepository(
         db, clock, files, server_name,
@@ -246,8 +251,8 @@ def build(
         media=media,
         thumbnails=Thumbnails(media, files, settings.media.max_image_pixels),
         sync=Sync(
-            db, stream, rooms, keys, access, sections,
-            AccountDataChanges(db, personal.push_rules), receipts, counter, typing, presence,
+            db, stream, rooms, access, changes, sections,
+            AccountDataChanges(db, personal.push_rules), counter, typing, presence,
             to_device, device_lists, e2ee_keys,
         ),
     )  # fmt: skip

@@ -197,6 +197,12 @@ async def last_position(db: Database, room: int, upto: int) -> int:
     return 0 if row is None else row[0]
 
 
+async def rooms_with_events(db: Database, after: int, upto: int) -> set[int]:
+    """Return the rooms with live events in (after, upto], of the whole server: a short span."""
+    rows = await db.rows("SELECT DISTINCT room FROM event WHERE pos > ? AND pos <= ?", after, upto)
+    return {room for (room,) in rows}
+
+
 async def events_by_depth(
     db: Database,
     room: int,

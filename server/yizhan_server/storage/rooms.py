@@ -44,6 +44,18 @@ class Membership:
     forgotten: bool
 
 
+@dataclass(frozen=True, slots=True)
+class UserRoom:
+    """A room that a user has to do with, and how."""
+
+    nid: int
+    room_id: str
+    membership: str
+    sender: str
+    event: int
+    pos: int
+
+
 def _pack(extremities: tuple[Extremity, ...]) -> str:
     return orjson.dumps([[e.nid, e.event_id, e.depth, e.line, e.seq] for e in extremities]).decode()
 
@@ -141,6 +153,27 @@ async def memberships_of_user(db: Database, user_id: str) -> list[Membership]:
         f"SELECT {_MEMBERSHIP} FROM membership WHERE user_id = ? AND forgotten = 0", user_id
     )
     return [_membership(row) for row in rows]
+
+
+async def rooms_of_user(db: Database, user_id: str) -> list[UserRoom]:
+    """Return the rooms of the user's memberships of every kind, forgotten ones left out."""
+    rows = await db.rows(
+        "SELECT m.room, r.room_id, m.membership, m.sender, m.event, m.pos FROM membership AS m"
+        " JOIN room AS r ON r.nid = m.room WHERE m.user_id = ? AND m.forgotten = 0",
+        user_id,
+    )
+    return [UserRoom(*row) for row in rows]
+
+
+async def last_activity(db: Database, user_id: str, upto: int) -> dict[int, int]:
+    """Return the position of the last live event up to `upto` of each room of the user."""
+    rows = await db.rows(
+        "SELECT m.room, (SELECT e.pos FROM event AS e WHERE e.room = m.room AND e.pos > 0"
+        " AND e.pos <= ? ORDER BY e.pos DESC LIMIT 1)"
+        " FROM membership AS m WHERE m.user_id = ? AND m.forgotten = 0",
+        upto, user_id,
+    )  # fmt: skip
+    return {room: pos or 0 for room, pos in rows}
 
 
 async def memberships_changed(

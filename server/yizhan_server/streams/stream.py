@@ -51,7 +51,7 @@ class Stream:
         self.epoch = epoch
         """Random, made with the database; a sync token of another epoch means nothing here."""
         self.position = position
-        self._listeners: dict[str, dict[str, Listener]] = {}
+        self._listeners: dict[str, dict[tuple[str, str | None], Listener]] = {}
         self._followers: set[asyncio.Event] = set()
         self.closing = False
 
@@ -72,25 +72,29 @@ class Stream:
                 listener.wake()
 
     def wake_device(self, user: str, device: str) -> None:
-        """Wake one device's long poll."""
-        listener = self._listeners.get(user, {}).get(device)
-        if listener is not None:
-            listener.wake()
+        """Wake one device's long polls."""
+        for (of_device, _), listener in self._listeners.get(user, {}).items():
+            if of_device == device:
+                listener.wake()
 
     @contextmanager
-    def listen(self, user: str, device: str) -> Iterator[Listener]:
-        """Register a long poll of a device; it takes over from that device's previous one."""
+    def listen(self, user: str, device: str, connection: str | None = None) -> Iterator[Listener]:
+        """Register a long poll of a device; it takes over from the previous one.
+
+        A device has one classic sync (None), and sliding ones by their connections' names.
+        """
         listener = Listener()
+        key = (device, connection)
         of_user = self._listeners.setdefault(user, {})
-        previous = of_user.get(device)
+        previous = of_user.get(key)
         if previous is not None:
             previous.supersede()
-        of_user[device] = listener
+        of_user[key] = listener
         try:
             yield listener
         finally:
-            if of_user.get(device) is listener:
-                del of_user[device]
+            if of_user.get(key) is listener:
+                del of_user[key]
                 if not of_user and self._listeners.get(user) is of_user:
                     del self._listeners[user]
 

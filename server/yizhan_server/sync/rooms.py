@@ -8,7 +8,6 @@ Spec: client-server API, "Syncing", "Lazy-loading room members".
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +17,7 @@ from yizhan_database import Database
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.unread import Counts, UnreadCounts
 from yizhan_server.protocol.identifiers import UserID
-from yizhan_server.protocol.stream_token import PageToken
-from yizhan_server.rooms.access import ReadableRoom, RoomAccess
+from yizhan_server.rooms.access import ReadableRoom
 from yizhan_server.rooms.rendering import EventRenderer, Reader
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.state_keys import StateKeys
@@ -27,37 +25,17 @@ from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
 from yizhan_server.storage.events import StoredEvent
+from yizhan_server.sync.changes import Window
 from yizhan_server.sync.filters import (
     DEFAULT_TIMELINE_LIMIT,
     MAX_TIMELINE_LIMIT,
     SyncFilter,
 )
+from yizhan_server.sync.lazy_members import LazyMembers
+from yizhan_server.sync.summaries import find_heroes
+from yizhan_server.sync.timelines import Timeline, Timelines, empty_timeline
 
 JsonObject = dict[str, Any]
-
-HEROES = 5
-
-STRIPPED_TYPES = (
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-)
-"""State that somebody invited or knocking is shown. Spec: "Stripped state"."""
-
-DEVICES_REMEMBERED = 2000
-MEMBERS_REMEMBERED = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What a sync covers: the positions in (after, upto]; `after` None for an initial one."""
-
-    after: int | None
-    upto: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,41 +50,6 @@ class SyncDevice:
     ignored: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Timeline:
-    events: list[StoredEvent]
-    limited: bool
-    start: int
-    """The state before the timeline is the current state as of this position."""
-    prev_batch: str
-
-
-class LazyMembers:
-    """Which member events each device has been sent, so that few are sent twice."""
-
-    def __init__(self) -> None:
-        self._sent: OrderedDict[tuple[str, str], OrderedDict[tuple[int, str], int]] = OrderedDict()
-
-    def forget(self, device: tuple[str, str]) -> None:
-        """An initial sync begins: the device has nothing."""
-        self._sent.pop(device, None)
-
-    def unsent(self, device: tuple[str, str], room: int, members: dict[str, int]) -> set[int]:
-        """Return the member events among `members` (user -> event) not yet sent; they are now."""
-        sent = self._sent.setdefault(device, OrderedDict())
-        self._sent.move_to_end(device)
-        while len(self._sent) > DEVICES_REMEMBERED:
-            self._sent.popitem(last=False)
-        fresh = set()
-        for user, event in members.items():
-            if sent.get((room, user)) != event:
-                sent[room, user] = event
-                fresh.add(event)
-        while len(sent) > MEMBERS_REMEMBERED:
-            sent.popitem(last=False)
-        return fresh
-
-
 class RoomSections:
     """Builds the sections of single rooms."""
 
@@ -114,18 +57,19 @@ class RoomSections:
         self,
         db: Database,
         keys: StateKeys,
-        access: RoomAccess,
         renderer: EventRenderer,
+        timelines: Timelines,
         receipts: Receipts,
         unread: UnreadCounts,
+        lazy: LazyMembers,
     ) -> None:
         self._db = db
         self._keys = keys
-        self._access = access
         self._renderer = renderer
+        self._timelines = timelines
         self._receipts = receipts
         self._unread = unread
-        self._lazy = LazyMembers()
+        self._lazy = lazy
 
     def begin(self, device: SyncDevice) -> None:
         """An initial sync of a device begins."""
@@ -206,70 +150,20 @@ class RoomSections:
             "state": {"events": []},
         }
 
-    async def stripped(self, room: Room, user_id: UserID) -> list[JsonObject]:
-        """Return the stripped state for somebody invited or knocking."""
-        events = [await room.state_event(kind) for kind in STRIPPED_TYPES]
-        member = await room.state_event("m.room.member", user_id)
-        if member is not None:
-            events.append(await room.state_event("m.room.member", member.pdu.sender))
-            if member.pdu.sender != user_id:
-                events.append(member)
-        return [
-            {
-                "type": event.pdu.type,
-                "sender": event.pdu.sender,
-                "state_key": event.pdu.state_key,
-                "content": event.pdu.content,
-                # Not in the stripped form, but what clients order their invitations by.
-                **(
-                    {"origin_server_ts": event.pdu.origin_server_ts, "event_id": event.pdu.event_id}
-                    if event is member
-                    else {}
-                ),
-            }
-            for event in events
-            if event is not None
-        ]
-
     async def _timeline(
         self, device: SyncDevice, readable: ReadableRoom, window: Window
-    ) -> _Timeline:
+    ) -> Timeline:
         """Return the last events of the window that the reader wants and may see."""
         wanted = device.wanted.timeline
+        if not wanted.passes_room(readable.room.room_id):
+            return empty_timeline(window.upto)
         limit = DEFAULT_TIMELINE_LIMIT if wanted.limit is None else wanted.limit
-        limit = min(limit, MAX_TIMELINE_LIMIT)
-        after, upto, room = window.after or 0, window.upto, readable.room
-        if not wanted.passes_room(room.room_id):
-            return _Timeline([], limited=False, start=upto, prev_batch=_place(upto))
-        if await room.last_position(upto) <= after:
-            return _Timeline([], limited=False, start=after, prev_batch=_place(after))
-        picked: list[StoredEvent] = []
-        end = upto
-        while True:
-            # One more than wanted tells whether there is a gap.
-            page = await room.events_after(after, end, limit + 1)
-            picked += [
-                event
-                for event in reversed(await self._access.visible(readable, page))
-                if wanted.passes(event)
-                and (event.sender not in device.ignored or event.state_key is not None)
-            ]
-            if len(picked) > limit or len(page) <= limit:
-                break
-            end = page[0].pos - 1
-        limited = len(picked) > limit
-        picked = picked[:limit][::-1]
-        if picked:
-            first = picked[0]
-            # The token just before the first event, in the order that /messages pages by.
-            return _Timeline(
-                picked, limited, first.pos - 1,
-                PageToken(first.depth, first.pos, None).serialize(),
-            )  # fmt: skip
-        return _Timeline([], limited, upto, _place(upto))
+        return await self._timelines.read(
+            readable, window, min(limit, MAX_TIMELINE_LIMIT), device.ignored, wanted.passes
+        )
 
     async def _state(
-        self, device: SyncDevice, readable: ReadableRoom, window: Window, timeline: _Timeline
+        self, device: SyncDevice, readable: ReadableRoom, window: Window, timeline: Timeline
     ) -> list[StoredEvent]:
         """Return the state that the client lacks, before the timeline or (state_after) after it."""
         room, wanted = readable.room, device.wanted.state
@@ -302,7 +196,7 @@ class RoomSections:
                 if event not in shown and event != stored_state.REMOVED
             ]
         if lazy:
-            chosen += await self._lazy_members(device, room, timeline, at, chosen, full=full)
+            chosen += await self._lazy_members(device, room, window, timeline, at, chosen)
         events = await stored_events.events_by_nid(self._db, chosen)
         return [event for event in events.values() if wanted.passes(event)]
 
@@ -310,15 +204,14 @@ class RoomSections:
         self,
         device: SyncDevice,
         room: Room,
-        timeline: _Timeline,
+        window: Window,
+        timeline: Timeline,
         at: int,
         chosen: list[int],
-        *,
-        full: bool,
     ) -> list[int]:
         """Return the member events of the timeline's senders that this device lacks."""
         senders = {event.sender for event in timeline.events}
-        if full:
+        if window.after is None or device.full_state:
             senders.add(device.user_id)
         members: dict[str, int] = {}
         for sender in senders:
@@ -328,7 +221,7 @@ class RoomSections:
             event = await stored_state.current_state_event(self._db, room.nid, key, at)
             if event is not None:
                 members[sender] = event
-        unsent = self._lazy.unsent((device.user_id, device.device_id), room.nid, members)
+        unsent = self._lazy.unsent((device.user_id, device.device_id), room.nid, members, window)
         if device.wanted.state.include_redundant_members:
             unsent = set(members.values())
         return [event for event in unsent if event not in chosen]
@@ -350,7 +243,7 @@ class RoomSections:
             events.append({"type": "m.typing", "content": {"user_ids": typing}})
         return events
 
-    async def _timeline_json(self, reader: Reader, timeline: _Timeline) -> JsonObject:
+    async def _timeline_json(self, reader: Reader, timeline: Timeline) -> JsonObject:
         return {
             "events": await self._fragments(reader, timeline.events),
             "limited": timeline.limited,
@@ -372,20 +265,9 @@ class RoomSections:
         if (named is None or not named.pdu.content.get("name")) and (
             alias is None or not alias.pdu.content.get("alias")
         ):
-            heroes = await stored_rooms.first_members(
-                self._db, room.nid, ("join", "invite"), user_id, HEROES
-            )
-            if not heroes:
-                heroes = await stored_rooms.first_members(
-                    self._db, room.nid, ("leave", "ban"), user_id, HEROES
-                )
+            heroes = await find_heroes(self._db, room, user_id)
             summary["m.heroes"] = [user for user, _ in heroes]
         return summary
-
-
-def _place(pos: int) -> str:
-    """Return a page token from which going backwards yields everything up to `pos`."""
-    return PageToken(2**53, pos, pos).serialize()
 
 
 def _counts_json(counts: Counts, *, by_thread: bool) -> JsonObject:

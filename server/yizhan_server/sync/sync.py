@@ -6,7 +6,7 @@ Spec: client-server API, "Syncing".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +19,21 @@ from yizhan_server.e2ee.keys import Keys
 from yizhan_server.e2ee.to_device import ToDevice
 from yizhan_server.ephemeral.counter import EphemeralCounter
 from yizhan_server.ephemeral.presence import Presence
-from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.stream_token import SyncToken
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import LATEST, Room
-from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.storage import rooms as stored_rooms
-from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.rooms import Membership
+from yizhan_server.storage.rooms import UserRoom
 from yizhan_server.streams import Stream
 from yizhan_server.sync.account_data import AccountDataChanges
+from yizhan_server.sync.changes import UserChanges, Window
 from yizhan_server.sync.filters import SyncFilter
-from yizhan_server.sync.rooms import RoomSections, SyncDevice, Window
+from yizhan_server.sync.long_poll import wait_for_answer
+from yizhan_server.sync.rooms import RoomSections, SyncDevice
+from yizhan_server.sync.summaries import stripped_state
 
 JsonObject = dict[str, Any]
 
@@ -62,11 +62,10 @@ class Sync:
         db: Database,
         stream: Stream,
         rooms: Rooms,
-        keys: StateKeys,
         access: RoomAccess,
+        changes: UserChanges,
         sections: RoomSections,
         account_data: AccountDataChanges,
-        receipts: Receipts,
         counter: EphemeralCounter,
         typing: Typing,
         presence: Presence,
@@ -77,11 +76,10 @@ class Sync:
         self._db = db
         self._stream = stream
         self._rooms = rooms
-        self._keys = keys
         self._access = access
+        self._changes = changes
         self._sections = sections
         self._account_data = account_data
-        self._receipts = receipts
         self._counter = counter
         self._typing = typing
         self._presence = presence
@@ -108,17 +106,12 @@ class Sync:
             requester.user_id, requester.device_id, request.wanted,
             request.full_state, request.use_state_after, ignored,
         )  # fmt: skip
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + request.timeout_ms / 1000
-        with self._stream.listen(requester.user_id, requester.device_id) as listener:
-            while True:
-                answer, changed = await self._build(device, since)
-                if changed or since is None or request.full_state:
-                    break
-                if self._stream.closing or listener.superseded:
-                    break
-                if not await listener.heard(deadline - loop.time()):
-                    break
+
+        async def build() -> tuple[JsonObject, bool]:
+            answer, changed = await self._build(device, since)
+            return answer, changed or since is None or request.full_state
+
+        answer = await wait_for_answer(self._stream, requester, None, request.timeout_ms, build)
         return orjson.dumps(answer)
 
     async def _build(self, device: SyncDevice, since: SyncToken | None) -> tuple[JsonObject, bool]:
@@ -174,61 +167,59 @@ class Sync:
         account_data: Mapping[str, list[JsonObject]],
         heard: int,
     ) -> dict[str, dict[str, Any]]:
-        memberships = await stored_rooms.memberships_of_user(self._db, device.user_id)
-        by_nid = await self._loaded(memberships)
+        user_id = device.user_id
+        rooms = [
+            room
+            for room in await self._changes.rooms(user_id, window.upto)
+            if device.wanted.passes_room(room.room_id)
+        ]
         typing = self._typing.changed_after(heard)
-        joined_now = [m.room for m in memberships if m.membership == "join"]
-        receipts: set[int] = set()
-        if window.after is not None:
-            receipts = await self._receipts.rooms_changed(
-                device.user_id, joined_now, window.after, window.upto
-            )
+        joined = [room.nid for room in rooms if room.membership == "join"]
+        receipts = await self._changes.rooms_with_receipts(user_id, joined, window)
+        everything = window.after is None or device.full_state
+        eventful: Collection[int] = joined
+        if not everything:
+            eventful = await self._changes.rooms_with_events(user_id, window)
         sections: dict[str, dict[str, Any]] = {}
-        for index, membership in enumerate(memberships):
-            room = by_nid[membership.room]
-            if not device.wanted.passes_room(room.room_id):
+        for index, member in enumerate(rooms):
+            if not (
+                everything
+                or member.pos in window
+                or member.nid in receipts
+                or member.nid in eventful
+                or member.room_id in account_data
+                or member.room_id in typing
+            ):
                 continue
-            if window.after is None and index % YIELD_EVERY == YIELD_EVERY - 1:
+            if everything and index % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
             kind, section = await self._room_section(
-                device, window, room, membership, account_data.get(room.room_id, []), typing,
-                receipts_changed=room.nid in receipts,
+                device, window, member, account_data.get(member.room_id, []), typing,
+                receipts_changed=member.nid in receipts,
             )  # fmt: skip
             if section is not None:
-                sections.setdefault(kind, {})[room.room_id] = section
+                sections.setdefault(kind, {})[member.room_id] = section
         return sections
 
     async def _room_section(
         self,
         device: SyncDevice,
         window: Window,
-        room: Room,
-        membership: Membership,
+        member: UserRoom,
         account_data: list[JsonObject],
         typing: Mapping[str, list[UserID]],
         *,
         receipts_changed: bool,
     ) -> tuple[str, JsonObject | None]:
         """Return under which kind a room goes, and its section."""
-        now = membership.membership
-        if membership.pos > window.upto:
-            # A newer membership than this answer covers: what held at `upto` is on the line.
-            now = await self._membership_at(room, device.user_id, window.upto) or "none"
-        changed = window.after is None or window.after < membership.pos <= window.upto
+        room = await self._rooms.get(member.room_id)
+        now = member.membership
+        changed = member.pos in window
         before = None
         if window.after is not None and changed:
-            before = await self._membership_at(room, device.user_id, window.after)
+            before = await self._changes.membership_at(room.nid, device.user_id, window.after)
         if now == "join":
             newly = changed and before != "join"
-            if not (
-                newly
-                or device.full_state
-                or receipts_changed
-                or account_data
-                or room.room_id in typing
-                or await room.last_position(window.upto) > (window.after or 0)
-            ):
-                return "join", None
             if newly and window.after is not None:
                 everything = await self._account_data.changed(device.user_id, None, window.upto)
                 account_data = everything.by_room.get(room.room_id, [])
@@ -240,44 +231,34 @@ class Sync:
                 device, readable, Window(None, window.upto) if newly else window,
                 account_data=account_data, typing=users, receipts_changed=receipts_changed,
             )  # fmt: skip
-        if not changed or now == "none":
+        if not changed:
             return "none", None
         if now in ("invite", "knock"):
-            if now == "invite" and membership.sender in device.ignored:
+            if now == "invite" and member.sender in device.ignored:
                 return "none", None
-            events = await self._sections.stripped(room, device.user_id)
+            events = await stripped_state(room, device.user_id)
             return now, {f"{now}_state": {"events": events}}
-        return "leave", await self._left(device, window, room, membership, before, account_data)
+        return "leave", await self._left(device, window, room, member, before, account_data)
 
     async def _left(
         self,
         device: SyncDevice,
         window: Window,
         room: Room,
-        membership: Membership,
+        member: UserRoom,
         before: str | None,
         account_data: list[JsonObject],
     ) -> JsonObject | None:
         if window.after is None and not device.wanted.include_leave:
             return None
-        if window.after is not None and before == membership.membership:
+        if window.after is not None and before == member.membership:
             return None
-        readable = ReadableRoom(room, device.user_id, membership.membership, membership.pos)
+        readable = ReadableRoom(room, device.user_id, member.membership, member.pos)
         if before in ("invite", "knock") or not await self._access.was_joined(room, device.user_id):
             if window.after is None:
                 return None
-            return await self._sections.departure(device, room, membership.event)
+            return await self._sections.departure(device, room, member.event)
         return await self._sections.left(device, readable, window, account_data)
-
-    async def _membership_at(self, room: Room, user_id: UserID, pos: int) -> str | None:
-        key = await self._keys.find(("m.room.member", user_id))
-        if key is None:
-            return None
-        nid = await stored_state.current_state_event(self._db, room.nid, key, pos)
-        return None if nid is None else await self._access.membership_of_event(nid)
-
-    async def _loaded(self, memberships: list[Membership]) -> dict[int, Room]:
-        return await self._rooms.by_nid([membership.room for membership in memberships])
 
     async def _presence_events(self, device: SyncDevice, heard: int) -> list[JsonObject]:
         """Return changed presence of those who share a room with the user, and their own."""

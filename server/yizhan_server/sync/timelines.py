@@ -1,0 +1,80 @@
+"""The latest events of a room that a reader wants and may see.
+
+Spec: client-server API, "Syncing".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from yizhan_server.protocol.stream_token import PageToken
+from yizhan_server.rooms.access import ReadableRoom, RoomAccess
+from yizhan_server.storage.events import StoredEvent
+from yizhan_server.sync.changes import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Events of a window, ascending."""
+
+    events: list[StoredEvent]
+    limited: bool
+    """There are more in the window than these."""
+    start: int
+    """The state before the timeline is the current state as of this position."""
+    prev_batch: str
+
+
+class Timelines:
+    """Reads timelines."""
+
+    def __init__(self, access: RoomAccess) -> None:
+        self._access = access
+
+    async def read(
+        self,
+        readable: ReadableRoom,
+        window: Window,
+        limit: int,
+        ignored: AbstractSet[str],
+        passes: Callable[[StoredEvent], bool],
+    ) -> Timeline:
+        """Return the last `limit` events; of users in `ignored` only what changes the state."""
+        after, upto, room = window.after or 0, window.upto, readable.room
+        if await room.last_position(upto) <= after:
+            return empty_timeline(after)
+        picked: list[StoredEvent] = []
+        end = upto
+        while True:
+            # One more than wanted tells whether there is a gap.
+            page = await room.events_after(after, end, limit + 1)
+            picked += [
+                event
+                for event in reversed(await self._access.visible(readable, page))
+                if passes(event) and (event.sender not in ignored or event.state_key is not None)
+            ]
+            if len(picked) > limit or len(page) <= limit:
+                break
+            end = page[0].pos - 1
+        limited = len(picked) > limit
+        picked = picked[:limit][::-1]
+        if picked:
+            first = picked[0]
+            # The token just before the first event, in the order that /messages pages by.
+            return Timeline(
+                picked, limited, first.pos - 1,
+                PageToken(first.depth, first.pos, None).serialize(),
+            )  # fmt: skip
+        return Timeline([], limited, upto, _place(upto))
+
+
+def empty_timeline(pos: int) -> Timeline:
+    """Return a timeline without events, at a position."""
+    return Timeline([], limited=False, start=pos, prev_batch=_place(pos))
+
+
+def _place(pos: int) -> str:
+    """Return a page token from which going backwards yields everything up to `pos`."""
+    return PageToken(2**53, pos, pos).serialize()
