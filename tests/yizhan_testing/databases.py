@@ -91,6 +91,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, *, durable: bool = False, port: int | None = None) -> None:
+        self._port = port
         self._numbers = itertools.count(1)
         self._templates: dict[str, str] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="yizhan-pg-"))
@@ -117,7 +118,8 @@ class EmbeddedPostgres:
 
     def url(self, name: str = "postgres") -> str:
         """Return the URL of one of the server's databases."""
-        return f"postgresql://postgres@/{name}?host={self._folder}&port={self._settings['port']}"
+        port = f"&port={self._port}" if self._port else ""
+        return f"postgresql://postgres@/{name}?host={self._folder}{port}"
 
     @property
     def programs(self) -> Path:
