@@ -35,9 +35,7 @@ def shell_blocks(section: str) -> list[str]:
     text = GUIDE.read_text(encoding="utf-8")
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
     (body,) = (
-        body
-        for heading, body in zip(parts[1::2], parts[2::2], strict=True)
-        if section in heading
+        body for heading, body in zip(parts[1::2], parts[2::2], strict=True) if section in heading
     )
     return re.findall(r"^```sh\n(.*?)^```$", body, flags=re.DOTALL | re.MULTILINE)
 
@@ -84,7 +82,9 @@ class Machine:
         """Return a block of the document for this machine."""
         group = subprocess.check_output(["id", "-gn", self.user], text=True).strip()
         text = block.replace(_EXAMPLE_NAME, self.name)
-        text = re.sub(r"(?<![\w.])/(var/lib/yizhan|etc/yizhan|usr/local/bin)\b", rf"{self.root}/\1", text)
+        text = re.sub(
+            r"(?<![\w.])/(var/lib/yizhan|etc/yizhan|usr/local/bin)\b", rf"{self.root}/\1", text
+        )
         text = re.sub(r"(-o|-u|--reuid) yizhan\b", rf"\1 {self.user}", text)
         text = re.sub(r"(-g|--regid) yizhan\b", rf"\1 {group}", text)
         return re.sub(r"^sudo useradd .*\n", "", text, flags=re.MULTILINE)
