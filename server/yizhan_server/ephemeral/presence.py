@@ -14,7 +14,6 @@ from typing import Any
 
 from yizhan_config.tasks import Background
 from yizhan_database import Database
-
 from yizhan_server.clock import Clock
 from yizhan_server.ephemeral.counter import EphemeralCounter
 from yizhan_server.protocol.identifiers import UserID

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 
 from yizhan_database import Database, Transaction
-
 from yizhan_server.clock import Clock
 from yizhan_server.protocol.event import redact_pdu
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
