@@ -71,6 +71,7 @@ from yizhan_server.storage.numbers import Numbers
 from yizhan_server.streams import Stream
 from yizhan_server.sync.account_data import AccountDataChanges
 from yizhan_server.sync.changes import UserChanges
+from yizhan_server.sync.event_stream import EventStream
 from yizhan_server.sync.lazy_members import LazyMembers
 from yizhan_server.sync.rooms import RoomSections
 from yizhan_server.sync.sync import Sync
@@ -191,6 +192,8 @@ def build(
     timelines, lazy_members = Timelines(access), LazyMembers()
     sections = RoomSections(db, keys, renderer, timelines, receipts, unread, lazy_members)
     changes = UserChanges(db, keys, access, receipts)
+    account_changes = AccountDataChanges(db, personal.push_rules)
+    reading = RoomReading(db, rooms, keys, access, aliases)
     files = FileStore(settings.media.path)
     media = ContentRepository(
         db, clock, files, server_name,
@@ -233,7 +236,7 @@ def build(
             settings.rooms.default_version, settings.rooms.encrypt_by_default,
         ),
         aliases=aliases,
-        room_reading=RoomReading(db, rooms, keys, access, aliases),
+        room_reading=reading,
         renderer=renderer,
         relations=relations,
         typing=typing,
@@ -252,8 +255,12 @@ def build(
         thumbnails=Thumbnails(media, files, settings.media.max_image_pixels),
         sync=Sync(
             db, stream, rooms, access, changes, sections,
-            AccountDataChanges(db, personal.push_rules), counter, typing, presence,
+            account_changes, counter, typing, presence,
             to_device, device_lists, e2ee_keys,
+        ),
+        event_stream=EventStream(
+            db, stream, rooms, access, reading, renderer, aliases, account_changes, receipts,
+            counter, typing, presence,
         ),
     )  # fmt: skip
     wrapper = Wrapper(

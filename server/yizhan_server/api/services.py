@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.writer import EventWriter
     from yizhan_server.search.room_directory import RoomDirectory
     from yizhan_server.search.user_directory import UserDirectory
+    from yizhan_server.sync.event_stream import EventStream
     from yizhan_server.sync.sync import Sync
 
 
@@ -98,3 +99,4 @@ class Services:
     media: ContentRepository
     thumbnails: Thumbnails
     sync: Sync
+    event_stream: EventStream

@@ -115,6 +115,14 @@ class RoomAccess:
             raise NotFound("Event not found")
         return VisibleEvent(readable, event)
 
+    async def access_event_anywhere(self, user_id: UserID, event_id: str) -> VisibleEvent:
+        """Return an event that the user may see, of whichever room, or answer M_NOT_FOUND."""
+        found = await stored_events.find_event(self._db, event_id)
+        if found is None:
+            raise NotFound("Event not found")
+        room_ids = await stored_rooms.room_ids(self._db, [found[0]])
+        return await self.access_event(user_id, room_ids[found[0]], event_id)
+
     async def visible(
         self, readable: ReadableRoom, events: Sequence[StoredEvent]
     ) -> list[StoredEvent]:

@@ -9,9 +9,10 @@ was built on it fails too, and the room is read anew.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from yizhan_database import Database, Lane
@@ -77,6 +78,7 @@ class Room:
         self._tail_state: dict[StateKey, StateEvent] = {}
         self._local_users: set[UserID] | None = None
         self._joined_count: int | None = None
+        self._peekers: Counter[str] = Counter()
         self.membership_changes = 0
         """Counts changes of membership, for caches made of the members."""
 
@@ -121,10 +123,21 @@ class Room:
         return self._joined_count
 
     def concerned(self, users: AbstractSet[str]) -> set[str]:
-        """Return those of `users` who are joined; all of them while the members are unread."""
+        """Return those of `users` who are joined, or peek; all while the members are unread."""
         if self._local_users is None:
             return set(users)
-        return {user for user in users if user in self._local_users}
+        return {user for user in users if user in self._local_users or user in self._peekers}
+
+    @contextmanager
+    def peeked_by(self, user_id: UserID) -> Iterator[None]:
+        """While this lasts, what happens here also concerns `user_id`, who need not be joined."""
+        self._peekers[user_id] += 1
+        try:
+            yield
+        finally:
+            self._peekers[user_id] -= 1
+            if not self._peekers[user_id]:
+                del self._peekers[user_id]
 
     async def last_position(self, upto: int) -> int:
         """Return the position of the last live event at or before `upto`."""
