@@ -59,8 +59,6 @@ async def running(settings: Settings) -> AsyncIterator[list[tuple[str, int]]]:
         homeserver = await stack.enter_async_context(assembled(settings, db, SystemClock()))
         runner = await _started(homeserver.wrapper)
         stack.push_async_callback(runner.cleanup)
-        # Ends the long polls, so that the runner's clean-up need not wait for them.
-        stack.callback(homeserver.stream.close)
         await _listen(runner, settings.listen.client, "listen.client")
         if settings.tls.certificate is not None and settings.tls.key is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -84,6 +82,9 @@ async def running(settings: Settings) -> AsyncIterator[list[tuple[str, int]]]:
         stack.push_async_callback(admin.cleanup)
         stack.callback((settings.data / SOCKET_NAME).unlink, missing_ok=True)
         await web.SockSite(admin, bind_admin_socket(settings.data / SOCKET_NAME)).start()
+        # Entered last, since it is to happen first: it ends the long polls, on either listener,
+        # which the runners' clean-up would otherwise wait for.
+        stack.callback(homeserver.stream.close)
         yield [address[:2] for address in runner.addresses if isinstance(address, tuple)]
 
 

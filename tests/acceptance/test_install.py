@@ -201,7 +201,8 @@ async def test_from_nothing_to_two_hundred_people_who_find_the_server_by_its_nam
         new_password = re.search(r"\S+-\S+-\S+-\S+", await machine.runs(lost_password))
         assert new_password is not None
 
-        assert await running.end() == 0
+        # The long polls of the clients do not hold up the end.
+        assert await running.end(within=9) == 0
         await starts()
         await bob.reloads()
         assert (await bob.reads(event_id=sent)).body == "第一天"
