@@ -38,7 +38,8 @@ KEYS = """
     device_id algorithms keys signatures auth session identifier password token master_key
     self_signing_key user_signing_key usage algorithm auth_data rooms sessions first_message_index
     forwarded_count is_verified session_data version pushkey kind app_id data url lang append
-    actions conditions pattern rule_id enabled order tags displayname avatar_url username refresh_token
+    actions conditions pattern rule_id enabled order tags displayname avatar_url username
+    refresh_token
     @bob:test.example @alice:test.example * signed_curve25519 ed25519 devices
 """.split()  # noqa: SIM905 - eighty quoted strings read no easier
 

@@ -83,14 +83,12 @@ class RoomAccess:
         found = await stored_rooms.find_membership(self._db, room.nid, user_id)
         if found is not None and found.membership == "join":
             return ReadableRoom(room, user_id, "join", LATEST)
-        if (
-            found is not None
-            and found.membership in ("leave", "ban")
-            and not found.forgotten
-            # Someone invited or knocking who then left never read anything.
-            and await self.was_joined(room, user_id)
-        ):
-            return ReadableRoom(room, user_id, found.membership, found.pos)
+        if found is not None and found.membership in ("leave", "ban") and not found.forgotten:
+            # Someone invited or knocking who then left never read anything; and who is banned
+            # after leaving reads no more than when leaving.
+            ended = await self.end_of_stay(room, user_id, LATEST)
+            if ended is not None:
+                return ReadableRoom(room, user_id, found.membership, ended)
         if peek and await self._visibility(room) == WORLD_READABLE:
             return ReadableRoom(room, user_id, "peek", LATEST)
         raise Forbidden("You are not in this room")
@@ -182,8 +180,23 @@ class RoomAccess:
 
     async def was_joined(self, room: Room, user_id: str) -> bool:
         """Whether the user was ever joined to the room."""
+        return await self.end_of_stay(room, user_id, LATEST) is not None
+
+    async def end_of_stay(self, room: Room, user_id: str, upto: int) -> int | None:
+        """Return the position at which the user's last stay until `upto` ended.
+
+        `upto` if it has not; None for somebody who was never joined.
+        """
         timeline = await self._timeline(room, ("m.room.member", user_id))
-        return timeline.ever_after(0, "membership", "join")
+        ended = None
+        for pos, content in zip(timeline.positions, timeline.contents, strict=True):
+            if pos > upto:
+                break
+            if content.get("membership") == "join":
+                ended = upto
+            elif ended == upto:
+                ended = pos
+        return ended
 
     async def _timeline(self, room: Room, key: StateKey) -> _Timeline:
         """Return every value that a key of the current state has had."""

@@ -155,12 +155,16 @@ async def memberships_of_user(db: Database, user_id: str) -> list[Membership]:
     return [_membership(row) for row in rows]
 
 
-async def rooms_of_user(db: Database, user_id: str) -> list[UserRoom]:
-    """Return the rooms of the user's memberships of every kind, forgotten ones left out."""
+async def rooms_of_user(db: Database, user_id: str, since: int) -> list[UserRoom]:
+    """Return the rooms of the user's memberships of every kind.
+
+    Forgotten ones are left out unless the membership changed after the position `since`.
+    """
     rows = await db.rows(
         "SELECT m.room, r.room_id, m.membership, m.sender, m.event, m.pos FROM membership AS m"
-        " JOIN room AS r ON r.nid = m.room WHERE m.user_id = ? AND m.forgotten = 0",
+        " JOIN room AS r ON r.nid = m.room WHERE m.user_id = ? AND (m.forgotten = 0 OR m.pos > ?)",
         user_id,
+        since,
     )
     return [UserRoom(*row) for row in rows]
 

@@ -13,6 +13,7 @@ from yizhan_database import Database
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.access import RoomAccess
+from yizhan_server.rooms.room import LATEST
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import rooms as stored_rooms
@@ -46,10 +47,14 @@ class UserChanges:
         self._access = access
         self._receipts = receipts
 
-    async def rooms(self, user_id: UserID, upto: int) -> list[UserRoom]:
-        """Return the rooms that the user has to do with, memberships as of `upto`."""
-        rooms = []
-        for room in await stored_rooms.rooms_of_user(self._db, user_id):
+    async def rooms(self, user_id: UserID, window: Window) -> list[UserRoom]:
+        """Return the rooms that the user has to do with, memberships as of the window's end.
+
+        A room left and forgotten within the window is among them: other devices must learn of it.
+        """
+        rooms, upto = [], window.upto
+        since = LATEST if window.after is None else window.after
+        for room in await stored_rooms.rooms_of_user(self._db, user_id, since):
             held = room if room.pos <= upto else await self._rewound(room, user_id, upto)
             if held is not None:
                 rooms.append(held)

@@ -32,6 +32,13 @@ class LazyMembers:
         """An initial sync begins: the client has nothing."""
         self._sent.pop(client, None)
 
+    def forget_room(self, client: Client, room: int) -> None:
+        """A room is shown to the client anew."""
+        sent = self._sent.get(client)
+        if sent is not None:
+            for key in [key for key in sent if key[0] == room]:
+                del sent[key]
+
     def unsent(
         self, client: Client, room: int, members: dict[str, int], window: Window
     ) -> set[int]:

@@ -75,6 +75,10 @@ class RoomSections:
         """An initial sync of a device begins."""
         self._lazy.forget((device.user_id, device.device_id))
 
+    def begin_room(self, device: SyncDevice, room: Room) -> None:
+        """A device is shown a room anew; what it knew of an earlier stay it may have dropped."""
+        self._lazy.forget_room((device.user_id, device.device_id), room.nid)
+
     async def joined(
         self,
         device: SyncDevice,
@@ -169,32 +173,24 @@ class RoomSections:
         room, wanted = readable.room, device.wanted.state
         if not wanted.passes_room(room.room_id):
             return []
-        at = window.upto if device.use_state_after else timeline.start
+        at, after = timeline.start, window.after or 0
         full = window.after is None or device.full_state
         lazy = wanted.lazy_load_members
+        if device.use_state_after or (full and not timeline.events):
+            at = window.upto
         if full:
-            if not timeline.events and not device.use_state_after:
-                at = window.upto
             read = stored_state.current_state_but_members if lazy else stored_state.current_state
-            chosen = list((await read(self._db, room.nid, at)).values())
-        elif timeline.limited or device.use_state_after:
-            changes = await stored_state.current_state_changes(
-                self._db, room.nid, window.after or 0, at
-            )
-            chosen = [event for event in changes.values() if event != stored_state.REMOVED]
-        # Without a gap only what changed without an event of the timeline is news.
-        elif await room.last_position(window.upto) <= (window.after or 0):
-            chosen = []
+            state = await read(self._db, room.nid, at)
+        elif await room.last_position(window.upto) <= after:
+            state = {}
         else:
+            state = await stored_state.current_state_changes(self._db, room.nid, after, at)
+        if at < window.upto and timeline.events:
+            # What a filter, or the history's visibility, keeps out of the timeline would be lost.
             shown = {event.nid for event in timeline.events}
-            changes = await stored_state.current_state_changes(
-                self._db, room.nid, window.after or 0, window.upto
-            )
-            chosen = [
-                event
-                for event in changes.values()
-                if event not in shown and event != stored_state.REMOVED
-            ]
+            later = await stored_state.current_state_changes(self._db, room.nid, at, window.upto)
+            state.update((key, event) for key, event in later.items() if event not in shown)
+        chosen = [event for event in state.values() if event != stored_state.REMOVED]
         if lazy:
             chosen += await self._lazy_members(device, room, window, timeline, at, chosen)
         events = await stored_events.events_by_nid(self._db, chosen)

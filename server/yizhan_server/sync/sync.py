@@ -170,7 +170,7 @@ class Sync:
         user_id = device.user_id
         rooms = [
             room
-            for room in await self._changes.rooms(user_id, window.upto)
+            for room in await self._changes.rooms(user_id, window)
             if device.wanted.passes_room(room.room_id)
         ]
         typing = self._typing.changed_after(heard)
@@ -221,6 +221,7 @@ class Sync:
         if now == "join":
             newly = changed and before != "join"
             if newly and window.after is not None:
+                self._sections.begin_room(device, room)
                 everything = await self._account_data.changed(device.user_id, None, window.upto)
                 account_data = everything.by_room.get(room.room_id, [])
             users = typing.get(room.room_id)
@@ -253,11 +254,13 @@ class Sync:
             return None
         if window.after is not None and before == member.membership:
             return None
-        readable = ReadableRoom(room, device.user_id, member.membership, member.pos)
-        if before in ("invite", "knock") or not await self._access.was_joined(room, device.user_id):
+        ended = await self._access.end_of_stay(room, device.user_id, window.upto)
+        if ended is None or ended <= (window.after or 0):
+            # An invitation or a knock that came to nothing, or a ban from outside.
             if window.after is None:
                 return None
             return await self._sections.departure(device, room, member.event)
+        readable = ReadableRoom(room, device.user_id, member.membership, ended)
         return await self._sections.left(device, readable, window, account_data)
 
     async def _presence_events(self, device: SyncDevice, heard: int) -> list[JsonObject]:
