@@ -55,6 +55,7 @@ from yizhan_server.push.delivery import PushDelivery
 from yizhan_server.rooms.access import RoomAccess
 from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.creation import RoomCreation
+from yizhan_server.rooms.hierarchy import SpaceHierarchy
 from yizhan_server.rooms.housekeeping import Housekeeping
 from yizhan_server.rooms.members import Members
 from yizhan_server.rooms.push_evaluation import PushEvaluation
@@ -63,6 +64,7 @@ from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.relations import Relations
 from yizhan_server.rooms.rendering import EventRenderer
 from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.rooms.summaries import RoomSummaries
 from yizhan_server.rooms.writer import EventWriter
 from yizhan_server.search.room_directory import RoomDirectory
 from yizhan_server.search.user_directory import UserDirectory
@@ -183,6 +185,7 @@ def build(
     access = RoomAccess(db, rooms, keys)
     aliases = Aliases(db, rooms, server_name)
     relations = Relations(db, access)
+    summaries = RoomSummaries(rooms)
     renderer = EventRenderer(db, clock, access, relations)
     counter = EphemeralCounter()
     receipts = Receipts(db, stream, clock)
@@ -239,6 +242,8 @@ def build(
         room_reading=reading,
         renderer=renderer,
         relations=relations,
+        summaries=summaries,
+        hierarchy=SpaceHierarchy(db, rooms, summaries),
         typing=typing,
         presence=presence,
         receipts=receipts,

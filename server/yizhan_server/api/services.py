@@ -39,11 +39,13 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.access import RoomAccess
     from yizhan_server.rooms.aliases import Aliases
     from yizhan_server.rooms.creation import RoomCreation
+    from yizhan_server.rooms.hierarchy import SpaceHierarchy
     from yizhan_server.rooms.members import Members
     from yizhan_server.rooms.reading import RoomReading
     from yizhan_server.rooms.registry import Rooms
     from yizhan_server.rooms.relations import Relations
     from yizhan_server.rooms.rendering import EventRenderer
+    from yizhan_server.rooms.summaries import RoomSummaries
     from yizhan_server.rooms.writer import EventWriter
     from yizhan_server.search.room_directory import RoomDirectory
     from yizhan_server.search.user_directory import UserDirectory
@@ -84,6 +86,8 @@ class Services:
     room_reading: RoomReading
     renderer: EventRenderer
     relations: Relations
+    summaries: RoomSummaries
+    hierarchy: SpaceHierarchy
     typing: Typing
     presence: Presence
     receipts: Receipts

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from yizhan_database import Database, GuardFailed, Transaction
 from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
+from yizhan_server.rooms.join_rules import allowed_rooms, is_in_any
 from yizhan_server.rooms.power import current_power_levels
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room
@@ -217,16 +218,10 @@ class Members:
         Spec: "Restricted rooms": somebody with the power to invite, when the user is joined to
         one of the rooms that the join rule allows.
         """
-        event = await room.state_event("m.room.join_rules")
-        if event is None:
+        allowed = await allowed_rooms(room)
+        if allowed is None:
             return None
-        rule = event.pdu.content.get("join_rule")
-        restricted = (room.version.restricted_joins and rule == "restricted") or (
-            room.version.knock_restricted_joins and rule == "knock_restricted"
-        )
-        if not restricted:
-            return None
-        if not await self._is_allowed(event.pdu.content.get("allow"), user_id):
+        if not await is_in_any(self._rooms, allowed, user_id):
             raise Forbidden("You are in none of the rooms that would let you join this one")
         levels = await current_power_levels(room)
         candidates = [
@@ -235,15 +230,3 @@ class Members:
         if not candidates:
             raise MatrixError(400, "M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let you in")
         return max(candidates, key=lambda user: (levels.of_user(user), user))
-
-    async def _is_allowed(self, allow: object, user_id: UserID) -> bool:
-        if not isinstance(allow, list):
-            return False
-        for condition in allow:
-            if not isinstance(condition, dict) or condition.get("type") != "m.room_membership":
-                continue
-            room_id = condition.get("room_id")
-            other = await self._rooms.find(room_id) if isinstance(room_id, str) else None
-            if other is not None and await other.membership(user_id) == "join":
-                return True
-        return False

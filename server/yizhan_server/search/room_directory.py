@@ -12,17 +12,8 @@ from typing import Any
 from yizhan_database import Database
 from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.rooms.registry import Rooms
-from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.summaries import describe
 from yizhan_server.storage import directory
-
-_TEXTS = (
-    ("m.room.name", "name", "name"),
-    ("m.room.topic", "topic", "topic"),
-    ("m.room.canonical_alias", "alias", "canonical_alias"),
-    ("m.room.avatar", "url", "avatar_url"),
-    ("m.room.join_rules", "join_rule", "join_rule"),
-    ("m.room.create", "type", "room_type"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +62,6 @@ class RoomDirectory:
         if start > 0:
             answer["prev_batch"] = str(max(0, start - (wanted.limit or 0)))
         return answer
-
-
-async def describe(room: Room, joined: int) -> dict[str, Any]:
-    """Return the directory's entry of a room."""
-    entry: dict[str, Any] = {"room_id": room.room_id, "num_joined_members": joined}
-    for kind, field, name in _TEXTS:
-        event = await room.state_event(kind)
-        value = None if event is None else event.pdu.content.get(field)
-        if isinstance(value, str) and value:
-            entry[name] = value
-    visibility = await room.state_event("m.room.history_visibility")
-    guests = await room.state_event("m.room.guest_access")
-    entry["world_readable"] = (
-        visibility is not None
-        and visibility.pdu.content.get("history_visibility") == "world_readable"
-    )
-    entry["guest_can_join"] = (
-        guests is not None and guests.pdu.content.get("guest_access") == "can_join"
-    )
-    return entry
 
 
 def _matches(entry: dict[str, Any], wanted: RoomsWanted) -> bool:

@@ -207,6 +207,18 @@ async def current_state_but_members(db: Database, room: int, pos: int) -> dict[i
     return {key: event for key, event in rows if event != REMOVED}
 
 
+async def current_state_of_type(db: Database, room: int, kind: str) -> list[int]:
+    """Return the events of one type in the room's current state, of every state key."""
+    rows = await db.rows(
+        "SELECT c.event FROM current_state AS c JOIN"
+        " (SELECT s.key AS key, max(s.pos) AS pos FROM state_key AS k"
+        " JOIN current_state AS s ON s.room = ? AND s.key = k.nid WHERE k.type = ? GROUP BY s.key)"
+        " AS newest ON c.room = ? AND c.key = newest.key AND c.pos = newest.pos",
+        room, kind, room,
+    )  # fmt: skip
+    return [event for (event,) in rows if event != REMOVED]
+
+
 async def current_state(db: Database, room: int, pos: int) -> dict[int, int]:
     """Return the room's whole current state as of `pos`: key number -> event."""
     rows = await db.rows(
