@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import configparser
 import os
 import shutil
 import signal
@@ -36,7 +35,8 @@ sidebar\\room_list_width=200
 """
 # What has a sign and no word: it cannot be found by reading.
 _PLUS = (66, HEIGHT - 20)
-_EMPTY_PLACE = (WIDTH - 300, HEIGHT // 2)
+# Below the list's few rooms: the pointer there makes neither a tooltip nor buttons appear.
+_EMPTY_PLACE = (130, HEIGHT - 150)
 
 
 def missing() -> list[str]:
@@ -47,9 +47,8 @@ def missing() -> list[str]:
 class Nheko:
     """A window that nobody has signed in to yet."""
 
-    def __init__(self, screen: Screen, settings: Path) -> None:
+    def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._settings = settings
 
     async def signs_in(self, base_url: str, user_id: str, password: str) -> None:
         """Sign in as a person does who knows the server's address."""
@@ -102,14 +101,6 @@ class Nheko:
         await self._screen.presses("Return")
         await self._screen.moves_pointer(*_EMPTY_PLACE)
 
-    @property
-    def access_token(self) -> str:
-        """Of its device, to look at the server's side of its rooms."""
-        found = configparser.ConfigParser(interpolation=None)
-        found.read(self._settings)
-        (section,) = (name for name in found.sections() if name.endswith("auth"))
-        return found[section]["access_token"]
-
 
 @asynccontextmanager
 async def open_nheko(screen: Screen, home: Path) -> AsyncIterator[Nheko]:
@@ -140,7 +131,7 @@ async def open_nheko(screen: Screen, home: Path) -> AsyncIterator[Nheko]:
             stderr=asyncio.subprocess.STDOUT,
         )
     try:
-        yield Nheko(screen, settings)
+        yield Nheko(screen)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
