@@ -22,7 +22,7 @@ from yizhan_server.accounts.pushers import Pushers
 from yizhan_server.clock import Clock
 from yizhan_server.ephemeral.unread import UnreadCounts
 from yizhan_server.protocol.identifiers import UserID
-from yizhan_server.push.notification import Subject, make_notification
+from yizhan_server.push.notification import JsonObject, Subject, make_badge, make_notification
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room
 from yizhan_server.storage import events as stored_events
@@ -77,6 +77,9 @@ class PushDelivery:
         self._background = background
         self._users: set[str] = set()
         self._running: dict[tuple[str, str, str], asyncio.Event] = {}
+        self._badges: dict[tuple[str, str, str], int] = {}
+        """The unread count that each gateway was last told by this process."""
+        self._stale_badges: set[tuple[str, str, str]] = set()
         self._changed = asyncio.Event()
         pushers.on_change(lambda _: self._changed.set())
 
@@ -111,14 +114,20 @@ class PushDelivery:
         for _, room, _ in page:
             concerned |= self._users & await rooms[room].local_users()
             concerned |= self._users & set(await stored_rooms.members(self._db, room, "invite"))
-        for user_id in concerned:
-            await self._nudge(user_id)
-        return upto if len(page) < PAGE else page[-1][0]
+        end = upto if len(page) < PAGE else page[-1][0]
+        readers = await stored_receipts.users_who_read(self._db, cursor, end)
+        # Whoever sends something has read what was before it.
+        readers = self._users & (readers | {sender for _, _, sender in page})
+        for user_id in concerned | readers:
+            await self._nudge(user_id, has_read=user_id in readers)
+        return end
 
-    async def _nudge(self, user_id: str) -> None:
+    async def _nudge(self, user_id: str, *, has_read: bool = False) -> None:
         """Have each of the user's pushers look for something to send."""
         for pusher in await self._pushers.find_all(UserID(user_id)):
             key = (user_id, pusher.app_id, pusher.pushkey)
+            if has_read:
+                self._stale_badges.add(key)
             running = self._running.get(key)
             if running is not None:
                 running.set()
@@ -143,6 +152,8 @@ class PushDelivery:
                     for notice in notices:
                         await self._tell(key, pusher, notice)
                         delay = FIRST_DELAY_S
+                    if len(notices) < PAGE:
+                        await self._tell_badge(key, pusher)
                 except GatewayFailed as failed:
                     wait = delay if failed.after_s is None else max(delay, failed.after_s)
                     delay = min(delay * 2, LONGEST_DELAY_S)
@@ -156,6 +167,9 @@ class PushDelivery:
                         return
         finally:
             del self._running[key]
+            if key[0] not in self._users:
+                self._badges.pop(key, None)
+                self._stale_badges.discard(key)
 
     async def _find(self, key: tuple[str, str, str]) -> Pusher | None:
         user_id, app_id, pushkey = key
@@ -175,13 +189,32 @@ class PushDelivery:
         subject = await self._subject(user_id, notice)
         if subject is not None:
             body = make_notification(pusher, notice, subject)
-            url = orjson.loads(pusher.data)["url"]
-            rejected = await self._post(url, orjson.dumps(body))
-            if pusher.pushkey in rejected:
-                log.info("pushkey rejected", extra={"user_id": user_id, "app_id": pusher.app_id})
-                await self._pushers.remove_rejected(user_id, pusher.app_id, pusher.pushkey)
+            if not await self._deliver(key, pusher, body):
                 return
+            self._badges[key] = subject.unread
         await self._advance(key, notice.pos)
+
+    async def _tell_badge(self, key: tuple[str, str, str], pusher: Pusher) -> None:
+        """Tell the count of unread events, if the last one told is no longer right."""
+        if key not in self._stale_badges:
+            return
+        self._stale_badges.discard(key)
+        told = self._badges.get(key)
+        if told is None:
+            return
+        unread = await self._badge(UserID(key[0]))
+        if unread != told and await self._deliver(key, pusher, make_badge(pusher, unread)):
+            self._badges[key] = unread
+
+    async def _deliver(self, key: tuple[str, str, str], pusher: Pusher, body: JsonObject) -> bool:
+        """Send a body; False when the gateway rejects the pushkey, which ends the pusher."""
+        rejected = await self._post(orjson.loads(pusher.data)["url"], orjson.dumps(body))
+        if pusher.pushkey not in rejected:
+            return True
+        user_id = UserID(key[0])
+        log.info("pushkey rejected", extra={"user_id": user_id, "app_id": pusher.app_id})
+        await self._pushers.remove_rejected(user_id, pusher.app_id, pusher.pushkey)
+        return False
 
     async def _subject(self, user_id: UserID, notice: Notice) -> Subject | None:
         """Return what to say of an event; None when it was read, redacted or is too old."""

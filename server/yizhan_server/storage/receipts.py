@@ -40,6 +40,14 @@ def advance_receipt(tx: Transaction, room: int, receipt: StoredReceipt, pos: Pos
     )  # fmt: skip
 
 
+async def users_who_read(db: Database, after: int, upto: int) -> set[str]:
+    """Return the users who moved a receipt in (after, upto]."""
+    rows = await db.rows(
+        "SELECT DISTINCT user_id FROM receipt WHERE pos > ? AND pos <= ?", after, upto
+    )
+    return {user_id for (user_id,) in rows}
+
+
 async def receipts_of_user(db: Database, room: int, user_id: str) -> list[StoredReceipt]:
     """Return a user's receipts of every type and thread of a room."""
     rows = await db.rows(

@@ -1,0 +1,114 @@
+"""What the homeserver tells a push gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from aiohttp import web
+
+from yizhan_testing.homeserver import Person, homeserver_in_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from yizhan_testing.databases import Dialect
+
+JsonObject = dict[str, Any]
+
+
+class Gateway:
+    """A push gateway that takes everything."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._told: asyncio.Queue[JsonObject] = asyncio.Queue()
+
+    async def take(self, request: web.BaseRequest) -> web.Response:
+        self._told.put_nowait((await request.json())["notification"])
+        return web.json_response({"rejected": []})
+
+    async def next(self) -> JsonObject:
+        async with asyncio.timeout(20):
+            return await self._told.get()
+
+
+@asynccontextmanager
+async def running_gateway() -> AsyncIterator[Gateway]:
+    gateway = Gateway()
+    runner = web.ServerRunner(web.Server(gateway.take))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        gateway.url = f"http://127.0.0.1:{runner.addresses[0][1]}/_matrix/push/v1/notify"
+        yield gateway
+    finally:
+        await runner.cleanup()
+
+
+async def subscribe(person: Person, gateway: Gateway) -> None:
+    await person.post(
+        "/v3/pushers/set",
+        {
+            "kind": "http",
+            "app_id": "org.example.phone",
+            "app_display_name": "Example",
+            "device_display_name": "phone",
+            "pushkey": "key",
+            "lang": "zh",
+            "data": {"url": gateway.url, "brand": "example"},
+        },
+    )
+
+
+async def test_a_gateway_hears_of_messages_invitations_and_of_what_was_read_elsewhere(
+    tmp_path: Path, dialect: Dialect
+) -> None:
+    allowed = {"outbound.allow": ["127.0.0.1"]}
+    async with (
+        running_gateway() as gateway,
+        homeserver_in_process(tmp_path, dialect, **allowed) as homeserver,
+    ):
+        alice, bob = await homeserver.person("alice"), await homeserver.person("bob")
+        await subscribe(bob, gateway)
+
+        room = await alice.creates_room(invite=[bob], name="局务会")
+        invited = await gateway.next()
+        assert (invited["membership"], invited["user_is_target"]) == ("invite", True)
+        assert (invited["room_id"], invited["room_name"]) == (room, "局务会")
+
+        await bob.joins(room)
+        said = await alice.says(room, "你好")
+        told = await gateway.next()
+        while told.get("event_id") != said:
+            told = await gateway.next()
+        assert told["id"] == said
+        assert told["content"] == {"msgtype": "m.text", "body": "你好"}
+        assert told["counts"] == {"unread": 1}
+        assert told["devices"][0]["data"] == {"brand": "example"}
+
+        await bob.post(f"/v3/rooms/{quote(room)}/receipt/m.read/{quote(said)}", {})
+        read = await gateway.next()
+        assert "event_id" not in read
+        assert read["counts"] == {"unread": 0}
+        assert read["devices"][0]["pushkey"] == "key"
+
+
+async def test_a_room_without_a_name_is_named_by_its_alias(
+    tmp_path: Path, dialect: Dialect
+) -> None:
+    allowed = {"outbound.allow": ["127.0.0.1"]}
+    async with (
+        running_gateway() as gateway,
+        homeserver_in_process(tmp_path, dialect, **allowed) as homeserver,
+    ):
+        alice, bob = await homeserver.person("alice"), await homeserver.person("bob")
+        room = await alice.creates_room(preset="public_chat", room_alias_name="office")
+        await bob.joins(room)
+        await subscribe(bob, gateway)
+        await alice.says(room, "你好")
+        told = await gateway.next()
+        assert told["room_name"] == told["room_alias"] == f"#office:{homeserver.server_name}"
