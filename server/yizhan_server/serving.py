@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import aiohttp
 import uvloop
 from aiohttp import web
 
@@ -25,7 +24,7 @@ from yizhan_server.admin.local_socket import (
 )
 from yizhan_server.app import MIGRATIONS, assembled
 from yizhan_server.clock import SystemClock
-from yizhan_server.office_proxy import PREFIX, OfficeProxy
+from yizhan_server.office_proxy import PREFIX, OfficeProxy, office_session
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ async def running(settings: Settings) -> AsyncIterator[list[tuple[str, int]]]:
         if settings.tls.certificate is not None and settings.tls.key is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(settings.tls.certificate, settings.tls.key)
-            session = await stack.enter_async_context(aiohttp.ClientSession())
+            session = await stack.enter_async_context(office_session())
             office = OfficeProxy(settings.bots.upstream_url, session)
 
             async def serve_either(request: web.BaseRequest) -> web.StreamResponse:
