@@ -24,6 +24,7 @@ from yizhan_server.account_services import (
     assemble_room_flows,
 )
 from yizhan_server.accounts.member_profiles import MemberProfiles
+from yizhan_server.accounts.room_settings import RoomSettings
 from yizhan_server.api.all_routes import ROUTES
 from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.discovery import Turn, make_discovery
@@ -65,6 +66,7 @@ from yizhan_server.rooms.relations import Relations
 from yizhan_server.rooms.rendering import EventRenderer
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.summaries import RoomSummaries
+from yizhan_server.rooms.upgrade import RoomUpgrades
 from yizhan_server.rooms.writer import EventWriter
 from yizhan_server.search.room_directory import RoomDirectory
 from yizhan_server.search.user_directory import UserDirectory
@@ -172,7 +174,8 @@ def build(
         db, stream, clock, rooms, keys, numbers, push_evaluation, server_name, signing_key
     )
     profiles = MemberProfiles(personal.accounts, personal.profiles)
-    members = Members(db, stream, rooms, writer, profiles, server_name)
+    room_settings = RoomSettings(personal.account_data, personal.push_rules)
+    members = Members(db, stream, rooms, writer, profiles, room_settings, server_name)
     to_device = ToDevice(db, stream, clock, server_name=server_name)
     device_lists = DeviceLists(db, stream)
     device_changes = DeviceChanges(db, stream, background)
@@ -238,6 +241,7 @@ def build(
             writer, members, profiles, aliases,
             settings.rooms.default_version, settings.rooms.encrypt_by_default,
         ),
+        upgrades=RoomUpgrades(db, writer, profiles, room_settings),
         aliases=aliases,
         room_reading=reading,
         renderer=renderer,

@@ -42,6 +42,13 @@ class CreateRoomBody(msgspec.Struct):
     power_level_content_override: dict[str, Any] = {}
 
 
+class UpgradeBody(msgspec.Struct):
+    """POST /upgrade."""
+
+    new_version: str
+    additional_creators: list[str] = []
+
+
 class MemberBody(msgspec.Struct):
     """The body of every action on somebody's membership."""
 
@@ -94,6 +101,18 @@ async def create_room(call: Call[CreateRoomBody]) -> JsonObject:
         ),
     )
     return {"room_id": room.room_id}
+
+
+@routes.post("/v3/rooms/{room_id}/upgrade", body=UpgradeBody, limit="joins")
+async def upgrade(call: Call[UpgradeBody]) -> JsonObject:
+    """Replace a room by one of another version."""
+    # A room that is unknown is told apart here, as /upgrade is asked to.
+    await call.services.rooms.get(call.path["room_id"])
+    joined = await call.joined_room()
+    new = await call.services.upgrades.upgrade(
+        joined, call.body.new_version, call.body.additional_creators
+    )
+    return {"replacement_room": new}
 
 
 @routes.post("/v3/join/{room}", body=JoinBody, limit="joins")

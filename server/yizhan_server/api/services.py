@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.relations import Relations
     from yizhan_server.rooms.rendering import EventRenderer
     from yizhan_server.rooms.summaries import RoomSummaries
+    from yizhan_server.rooms.upgrade import RoomUpgrades
     from yizhan_server.rooms.writer import EventWriter
     from yizhan_server.search.room_directory import RoomDirectory
     from yizhan_server.search.user_directory import UserDirectory
@@ -82,6 +83,7 @@ class Services:
     writer: EventWriter
     members: Members
     creation: RoomCreation
+    upgrades: RoomUpgrades
     aliases: Aliases
     room_reading: RoomReading
     renderer: EventRenderer

@@ -179,8 +179,15 @@ def _power_levels(
         users[creator] = 100
         if preset.invitees_get_creator_power:
             users.update(dict.fromkeys(wish.invite, 100))
-    levels: dict[str, Any] = {
-        "users": users,
+    levels = first_power_levels(version)
+    levels["users"] = users
+    return {**levels, **_checked(wish.power_levels, version)}
+
+
+def first_power_levels(version: RoomVersion) -> dict[str, Any]:
+    """Return the power levels that a room of this version begins with, without users."""
+    return {
+        "users": {},
         "users_default": 0,
         "events": {
             "m.room.name": 50,
@@ -201,7 +208,6 @@ def _power_levels(
         "redact": 50,
         "invite": 0,
     }
-    return {**levels, **_checked(wish.power_levels, version)}
 
 
 def _checked(levels: Mapping[str, Any], version: RoomVersion) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from yizhan_database import Database, GuardFailed, Transaction
 from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
-from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
+from yizhan_server.protocol.identifiers import RoomID, ServerName, UserID, server_name_of
 from yizhan_server.rooms.join_rules import allowed_rooms, is_in_any
 from yizhan_server.rooms.power import current_power_levels
 from yizhan_server.rooms.registry import Rooms
@@ -38,6 +38,14 @@ class MemberProfiles(Protocol):
         ...
 
 
+class PersonalSettings(Protocol):
+    """What people have set for themselves about a room."""
+
+    async def copy_room_settings(self, user_id: UserID, old: RoomID, new: RoomID) -> None:
+        """Give `new` what the user set for `old`, the room that it replaces."""
+        ...
+
+
 class Members:
     """Changes memberships on behalf of users of this server."""
 
@@ -48,6 +56,7 @@ class Members:
         rooms: Rooms,
         writer: EventWriter,
         profiles: MemberProfiles,
+        personal: PersonalSettings,
         server_name: ServerName,
     ) -> None:
         self._db = db
@@ -55,6 +64,7 @@ class Members:
         self._rooms = rooms
         self._writer = writer
         self._profiles = profiles
+        self._personal = personal
         self._server_name = server_name
 
     async def join(
@@ -74,6 +84,7 @@ class Members:
             if authoriser is not None:
                 content["join_authorised_via_users_server"] = authoriser
         await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
+        await self._carry_over(room, user_id)
         return room
 
     async def invite(
@@ -201,6 +212,20 @@ class Members:
                 log.warning(
                     "could not leave a room", extra={"room_id": room.room_id, "why": error.errcode}
                 )
+
+    async def _carry_over(self, room: Room, user_id: UserID) -> None:
+        """Keep what the user had set for the room that this one replaces."""
+        create = await room.state_event("m.room.create")
+        predecessor = None if create is None else create.pdu.content.get("predecessor")
+        old_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
+        old = await self._rooms.find(old_id) if isinstance(old_id, str) else None
+        if old is None or await old.membership(user_id) not in ("join", "leave"):
+            return
+        # Anybody can name a predecessor; only the old room says what replaces it.
+        tombstone = await old.state_event("m.room.tombstone")
+        if tombstone is None or tombstone.pdu.content.get("replacement_room") != room.room_id:
+            return
+        await self._personal.copy_room_settings(user_id, old.room_id, room.room_id)
 
     async def _content(
         self, subject: UserID | None, membership: str, reason: str | None

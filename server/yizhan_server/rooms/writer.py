@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,11 +158,17 @@ class EventWriter:
             del self._running[txn]
 
     async def write(
-        self, room: Room, drafts: Sequence[Draft], txn: ClientTxn | None = None
+        self,
+        room: Room,
+        drafts: Sequence[Draft],
+        txn: ClientTxn | None = None,
+        before: Callable[[Sequence[EventID]], Awaitable[None]] | None = None,
     ) -> list[EventID]:
         """Write events in one job and return their ids once they are durable.
 
         All of them or none. MatrixError when one is malformed, too large or not allowed.
+        `before` is called with the ids when the events are built and allowed, and must end well
+        before they are sent; the room waits, so it may do nothing slow.
         """
         for _ in range(ATTEMPTS):
             async with room.lock:
@@ -171,6 +177,8 @@ class EventWriter:
                     await self._append(batch, draft)
                 if not batch.written:
                     return batch.event_ids
+                if before is not None:
+                    await before(batch.event_ids)
                 lane = room.lane
                 done = self._submit(batch, txn)
             try:
@@ -187,11 +195,23 @@ class EventWriter:
             return batch.event_ids
         raise MatrixError(503, "M_UNKNOWN", "The room is too busy; try again")
 
-    async def found(self, version: RoomVersion, create: Draft, drafts: Sequence[Draft]) -> Room:
-        """Make a room of its create event and further events, in one job."""
-        room_id = None
-        if not version.room_id_is_create_hash:
-            room_id = RoomID(f"!{secrets.token_urlsafe(13)}:{self._server_name}")
+    def new_room_id(self) -> RoomID:
+        """Return an id for a room whose version does not derive it from the create event."""
+        return RoomID(f"!{secrets.token_urlsafe(13)}:{self._server_name}")
+
+    async def found(
+        self,
+        version: RoomVersion,
+        create: Draft,
+        drafts: Sequence[Draft],
+        room_id: RoomID | None = None,
+    ) -> Room:
+        """Make a room of its create event and further events, in one job.
+
+        `room_id` comes from `new_room_id`, for who must know it before.
+        """
+        if not version.room_id_is_create_hash and room_id is None:
+            room_id = self.new_room_id()
         pdu = self._build(
             version,
             type=create.type,
@@ -230,6 +250,11 @@ class EventWriter:
     async def _append(self, batch: _Batch, draft: Draft) -> None:
         """Build, authorise and record one event."""
         room = batch.room
+        if (
+            draft.type == "m.room.tombstone"
+            and draft.content.get("replacement_room") == room.room_id
+        ):
+            raise InvalidParam("A room cannot be replaced by itself")
         if draft.state_key is not None:
             current = await batch.state_event((draft.type, draft.state_key))
             if (

@@ -39,6 +39,11 @@ def append_alias(tx: Transaction, alias: str, room: int, creator: str) -> None:
     )  # fmt: skip
 
 
+def move_aliases(tx: Transaction, old: int, new: int) -> None:
+    """Let every alias of one room name another."""
+    tx.execute("UPDATE room_alias SET room = ? WHERE room = ?", new, old)
+
+
 def delete_alias(tx: Transaction, alias: str) -> None:
     """Remove an alias."""
     tx.execute("DELETE FROM room_alias WHERE alias = ?", alias)
