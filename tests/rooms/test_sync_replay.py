@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import random
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import pytest
-from aiohttp import web
 
-from yizhan_database import open_database
-from yizhan_server.app import MIGRATIONS, assembled
-from yizhan_server.clock import SystemClock
+from yizhan_server.app import MIGRATIONS
 from yizhan_testing.databases import Dialect, fresh_database
-from yizhan_testing.homeserver import HomeserverInProcess, Person, Refused, settings_for
+from yizhan_testing.homeserver import Person, Refused
 from yizhan_testing.replica import Replica
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from yizhan_testing.served import served
 
 TIMELINE = ["m.room.message", "m.room.name"]
 
@@ -42,28 +35,6 @@ def replicas_of(person: Person, second: Person, third: Person) -> list[Replica]:
         Replica(second, "lazy", room(3, lazy=True)),
         Replica(third, "lazy after", room(3, lazy=True), state_after=True),
     ]
-
-
-@asynccontextmanager
-async def served(folder: Path, url: str, seed: int) -> AsyncIterator[HomeserverInProcess]:
-    settings = settings_for(folder)
-    db = await open_database(url, MIGRATIONS, restless=random.Random(seed))
-    try:
-        async with (
-            assembled(settings, db, SystemClock()) as parts,
-            aiohttp.ClientSession() as http,
-        ):
-            runner = web.ServerRunner(web.Server(parts.wrapper), shutdown_timeout=1)
-            await runner.setup()
-            try:
-                await web.TCPSite(runner, "127.0.0.1", 0).start()
-                host, port = runner.addresses[0][:2]
-                yield HomeserverInProcess(f"http://{host}:{port}", settings, http, parts)
-            finally:
-                parts.stream.close()
-                await runner.cleanup()
-    finally:
-        await db.close()
 
 
 class Script:

@@ -75,7 +75,7 @@ class UnreadCounts:
         self._cache.move_to_end(key)
         while len(self._cache) > CACHED:
             self._cache.popitem(last=False)
-        return _sum(counted)
+        return _sum(counted, upto)
 
     async def _carry(self, counted: _Counted, room: Room, user_id: UserID, upto: int) -> None:
         """Take in the events in (counted.upto, upto]."""
@@ -89,6 +89,10 @@ class UnreadCounts:
             )
         }
         judged = await stored_receipts.judged_events(self._db, room.nid, after, upto, MAX_COUNTED)
+        if counted.upto != after:
+            # A sync of another device has taken them in meanwhile.
+            await self._carry(counted, room, user_id, upto)
+            return
         for pos, thread, flags, sender in reversed(judged):
             of_thread = MAIN if thread is None else thread
             if sender == user_id:
@@ -116,7 +120,7 @@ class UnreadCounts:
         return found[member.nid].pos
 
 
-def _sum(counted: _Counted) -> Counts:
+def _sum(counted: _Counted, upto: int) -> Counts:
     everything = counted.floors[UNTHREADED]
     threads: dict[str, tuple[int, int]] = {}
     for thread, events in list(counted.unread.items()):
@@ -124,7 +128,9 @@ def _sum(counted: _Counted) -> Counts:
         left = [event for event in events if event[0] > floor]
         if left:
             counted.unread[thread] = left
-            threads[thread] = (sum(e[1] for e in left), sum(e[2] for e in left))
+            # The counts may have been carried further for another device.
+            shown = [event for event in left if event[0] <= upto]
+            threads[thread] = (sum(e[1] for e in shown), sum(e[2] for e in shown))
         else:
             del counted.unread[thread]
     main = threads.pop(MAIN, (0, 0))

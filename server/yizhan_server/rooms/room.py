@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from yizhan_database import Database, Lane
+from yizhan_database import Commit, Database, Lane
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import RoomID, UserID, server_name_of
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
@@ -68,6 +68,8 @@ class Room:
         self.committed = Head(stored.extremities, stored.ver)
         self.tail = self.committed
         self.lane = Lane()
+        self.last_job: asyncio.Future[Commit] | None = None
+        """The job that leads to the tail, done or not; None if this process submitted none."""
         self.last_pos = 0
         """Position of the last live event that this process committed or read; 0 if unknown."""
         self.ring: deque[StoredEvent] = deque()
@@ -172,9 +174,12 @@ class Room:
         built = self._tail_state.get(key)
         return built if built is not None else await self.state_event(*key)
 
-    def enqueue(self, head: Head, changes: dict[StateKey, StateEvent]) -> None:
-        """Advance the tail: a job that leads to `head` has just been submitted."""
+    def enqueue(
+        self, head: Head, changes: dict[StateKey, StateEvent], job: asyncio.Future[Commit]
+    ) -> None:
+        """Advance the tail: `job`, which leads to `head`, has just been submitted."""
         self.tail = head
+        self.last_job = job
         self._tail_state.update(changes)
 
     def commit(
@@ -240,4 +245,5 @@ class Room:
         self._ring_bytes = 0
         self.ring_from = LATEST
         self.last_pos = 0
+        self.last_job = None
         self.lane = Lane()

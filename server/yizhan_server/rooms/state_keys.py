@@ -37,6 +37,9 @@ class StateKeys:
         so that it does not matter which of them fails.
         """
         nid = await self.find(key)
+        if nid is None:
+            # It may have become durable while the database was asked.
+            nid = self._committed.get(key)
         if nid is not None:
             return nid
         pending = self._pending.get(key)

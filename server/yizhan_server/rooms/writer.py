@@ -14,7 +14,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from yizhan_database import Commit, Database, DatabaseUnavailable, GuardFailed, Pos, Transaction
+from yizhan_database import (
+    Commit,
+    Database,
+    DatabaseUnavailable,
+    GuardFailed,
+    Pos,
+    StatementRefused,
+    Transaction,
+)
 from yizhan_server.clock import Clock
 from yizhan_server.protocol.auth_events import auth_types_for_event
 from yizhan_server.protocol.auth_rules import check_auth
@@ -122,6 +130,7 @@ class EventWriter:
         self._server_name = server_name
         self._signing_key = signing_key
         self._running: dict[ClientTxn, asyncio.Future[EventID]] = {}
+        self._founded_ms = 0
 
     async def send(self, room: Room, draft: Draft, txn: ClientTxn | None = None) -> EventID:
         """Write one event and return its id once it is durable.
@@ -175,15 +184,19 @@ class EventWriter:
                 batch = _Batch(room, Transaction(room.lane), room.tail, _point_of(room.tail))
                 for draft in drafts:
                     await self._append(batch, draft)
-                if not batch.written:
-                    return batch.event_ids
-                if before is not None:
+                if batch.written and before is not None:
                     await before(batch.event_ids)
                 lane = room.lane
-                done = self._submit(batch, txn)
+                if batch.written:
+                    done = self._submit(batch, txn)
+                elif room.last_job is not None:
+                    # All of it is so already, or will be once what was built before is durable.
+                    done = room.last_job
+                else:
+                    return batch.event_ids
             try:
                 await asyncio.shield(done)
-            except (GuardFailed, DatabaseUnavailable) as error:
+            except (GuardFailed, DatabaseUnavailable, StatementRefused) as error:
                 async with room.lock:
                     self._keys.forget_pending()
                     await room.reload(lane)
@@ -212,21 +225,34 @@ class EventWriter:
         """
         if not version.room_id_is_create_hash and room_id is None:
             room_id = self.new_room_id()
-        pdu = self._build(
-            version,
-            type=create.type,
-            sender=create.sender,
-            state_key="",
-            content=create.content,
-            room_id=room_id,
-            origin_server_ts=self._clock.now_ms(),
-            depth=1,
-            prev_events=[],
-            auth_events=[],
-        )
-        _check_auth(pdu, {}, version)
+        for _ in range(ATTEMPTS):
+            # Where the create event's hash is the room's ID, two that somebody makes within a
+            # millisecond would be the same room.
+            self._founded_ms = max(self._clock.now_ms(), self._founded_ms + 1)
+            pdu = self._build(
+                version,
+                type=create.type,
+                sender=create.sender,
+                state_key="",
+                content=create.content,
+                room_id=room_id,
+                origin_server_ts=self._founded_ms,
+                depth=1,
+                prev_events=[],
+                auth_events=[],
+            )
+            _check_auth(pdu, {}, version)
+            try:
+                return await self._found(version, pdu, drafts)
+            except GuardFailed:
+                # Another worker has made that room, or given a state key its number.
+                self._keys.forget_pending()
+        raise MatrixError(503, "M_UNKNOWN", "The server is too busy; try again")
+
+    async def _found(self, version: RoomVersion, create: Pdu, drafts: Sequence[Draft]) -> Room:
+        """Write a new room; GuardFailed when it has to be built again."""
         nid = await self._numbers.next("room")
-        stored = StoredRoom(nid, pdu.room_id, version.identifier, (), 0)
+        stored = StoredRoom(nid, create.room_id, version.identifier, (), 0)
         room = Room(self._db, self._keys, self._server_name, stored)
         async with room.lock:
             line = await self._numbers.next("state_line")
@@ -234,7 +260,7 @@ class EventWriter:
             stored_rooms.create_room(tx, room.nid, room.room_id, version.identifier)
             stored_state.open_line(tx, line, room.nid, None, 0)
             batch = _Batch(room, tx, room.tail, Point(line, 0))
-            await self._record(batch, pdu, [])
+            await self._record(batch, create, [])
             for draft in drafts:
                 await self._append(batch, draft)
             done = self._submit(batch, None)
@@ -403,8 +429,9 @@ class EventWriter:
                 txn_id=txn.txn_id, event_id=batch.event_ids[-1], now_ms=self._clock.now_ms(),
             )  # fmt: skip
         tx.after_commit(lambda commit: self._show(batch, head, commit))
-        room.enqueue(head, batch.changes)
-        return self._db.submit(tx)
+        done = self._db.submit(tx)
+        room.enqueue(head, batch.changes, done)
+        return done
 
     def _show(self, batch: _Batch, head: Head, commit: Commit) -> None:
         """Make a durable batch visible and wake those whom it concerns."""

@@ -5,13 +5,14 @@ Spec: client-server API, "Syncing".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from yizhan_server.protocol.stream_token import PageToken
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess
 from yizhan_server.storage.events import StoredEvent
+from yizhan_server.storage.state import StateKey
 from yizhan_server.sync.changes import Window
 
 
@@ -46,20 +47,31 @@ class Timelines:
         if await room.last_position(upto) <= after:
             return empty_timeline(after)
         picked: list[StoredEvent] = []
+        hidden: dict[StateKey, int] = {}
         end = upto
         while True:
             # One more than wanted tells whether there is a gap.
             page = await room.events_after(after, end, limit + 1)
-            picked += [
+            seen = [
                 event
                 for event in reversed(await self._access.visible(readable, page))
                 if passes(event) and (event.sender not in ignored or event.state_key is not None)
             ]
+            picked += seen
+            if len(seen) < len(page):
+                shown = {event.nid for event in seen}
+                for event in page:
+                    if event.nid not in shown and event.state_key is not None:
+                        key = (event.type, event.state_key)
+                        hidden[key] = max(event.pos, hidden.get(key, 0))
             if len(picked) > limit or len(page) <= limit:
                 break
             end = page[0].pos - 1
         limited = len(picked) > limit
         picked = picked[:limit][::-1]
+        outdated = _count_outdated(picked, hidden)
+        if outdated:
+            picked, limited = picked[outdated:], True
         if picked:
             first = picked[0]
             # The token just before the first event, in the order that /messages pages by.
@@ -68,6 +80,19 @@ class Timelines:
                 PageToken(first.depth, first.pos, None).serialize(),
             )  # fmt: skip
         return Timeline([], limited, upto, _place(upto))
+
+
+def _count_outdated(events: list[StoredEvent], hidden: Mapping[StateKey, int]) -> int:
+    """Return how many events to leave out, so that none replaces a newer state that is hidden.
+
+    A client applies the state first and then the timeline. Were a topic in the timeline that
+    was changed while the reader was away, the client would keep the old one.
+    """
+    for index in range(len(events) - 1, -1, -1):
+        event = events[index]
+        if event.state_key is not None and hidden.get((event.type, event.state_key), 0) > event.pos:
+            return index + 1
+    return 0
 
 
 def empty_timeline(pos: int) -> Timeline:
