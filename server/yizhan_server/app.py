@@ -70,6 +70,7 @@ from yizhan_server.rooms.upgrade import RoomUpgrades
 from yizhan_server.rooms.writer import EventWriter
 from yizhan_server.search.room_directory import RoomDirectory
 from yizhan_server.search.user_directory import UserDirectory
+from yizhan_server.sliding_sync_services import assemble_sliding_sync
 from yizhan_server.storage import installation
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.streams import Stream
@@ -78,6 +79,7 @@ from yizhan_server.sync.changes import UserChanges
 from yizhan_server.sync.event_stream import EventStream
 from yizhan_server.sync.lazy_members import LazyMembers
 from yizhan_server.sync.rooms import RoomSections
+from yizhan_server.sync.sliding.connections import Connections
 from yizhan_server.sync.sync import Sync
 from yizhan_server.sync.timelines import Timelines
 
@@ -100,6 +102,7 @@ class Homeserver:
     stream: Stream
     flows: AccountFlows
     push: PushDelivery
+    connections: Connections
 
 
 async def check_server_name(db: Database, server_name: str) -> None:
@@ -141,6 +144,7 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         background.keep("sessions", sessions.run)
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
         background.keep("housekeeping", housekeeping.run)
+        background.keep("sliding connections", homeserver.connections.run)
         try:
             yield homeserver
         finally:
@@ -180,8 +184,10 @@ def build(
     device_lists = DeviceLists(db, stream)
     device_changes = DeviceChanges(db, stream, background)
     forgetter = KeyForgetter(device_changes)
+    connections = Connections(db, clock)
     e2ee_keys = Keys(db, device_changes, server_name=server_name)
-    flows = assemble_flows(db, numbers, clock, personal, forgetters=[forgetter.forget_devices])
+    forgetters = [forgetter.forget_devices, connections.forget_devices]
+    flows = assemble_flows(db, numbers, clock, personal, forgetters=forgetters)
     profile_change, deactivation = assemble_room_flows(
         db, personal, flows, members, forgetter.forget_user
     )
@@ -267,6 +273,13 @@ def build(
             account_changes, counter, typing, presence,
             to_device, device_lists, e2ee_keys,
         ),
+        sliding_sync=assemble_sliding_sync(
+            db, stream, rooms, keys, access, renderer, connections,
+            changes=changes, account_data=account_changes, timelines=timelines,
+            lazy_members=lazy_members, receipts=receipts, unread=unread, counter=counter,
+            typing=typing, presence=presence, to_device=to_device, device_lists=device_lists,
+            e2ee_keys=e2ee_keys,
+        ),
         event_stream=EventStream(
             db, stream, rooms, access, reading, renderer, aliases, account_changes, receipts,
             counter, typing, presence,
@@ -278,4 +291,4 @@ def build(
         query_string_tokens=settings.sessions.query_string_tokens,
     )  # fmt: skip
     push = PushDelivery(db, stream, clock, rooms, personal.pushers, unread, outbound, background)
-    return Homeserver(wrapper, services, stream, flows, push)
+    return Homeserver(wrapper, services, stream, flows, push, connections)

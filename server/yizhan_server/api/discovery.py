@@ -28,6 +28,7 @@ VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 13)))
 
 UNSTABLE_FEATURES: Final = {
     "org.matrix.e2e_cross_signing": True,
+    "org.matrix.simplified_msc3575": True,
     "uk.tcpip.msc4133.stable": True,
 }
 """What clients look for by these names and finds here under stable paths."""

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from yizhan_server.search.room_directory import RoomDirectory
     from yizhan_server.search.user_directory import UserDirectory
     from yizhan_server.sync.event_stream import EventStream
+    from yizhan_server.sync.sliding.sliding_sync import SlidingSync
     from yizhan_server.sync.sync import Sync
 
 
@@ -105,4 +106,5 @@ class Services:
     media: ContentRepository
     thumbnails: Thumbnails
     sync: Sync
+    sliding_sync: SlidingSync
     event_stream: EventStream

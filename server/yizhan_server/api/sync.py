@@ -1,6 +1,6 @@
-"""GET /sync.
+"""GET /sync, and POST /sync: simplified sliding sync.
 
-Spec: client-server API, "Syncing".
+Spec: client-server API, "Syncing"; MSC4186.
 """
 
 from __future__ import annotations
@@ -9,9 +9,14 @@ import orjson
 
 from yizhan_server.api.routing import Call, Routes
 from yizhan_server.ephemeral.presence import STATES
-from yizhan_server.protocol.errors import InvalidParam
-from yizhan_server.protocol.stream_token import parse_sync_token
+from yizhan_server.protocol.errors import InvalidParam, UnknownPos
+from yizhan_server.protocol.stream_token import (
+    SlidingToken,
+    parse_sliding_token,
+    parse_sync_token,
+)
 from yizhan_server.sync.filters import SyncFilter, parse_sync_filter
+from yizhan_server.sync.sliding.request import SlidingBody, make_request
 from yizhan_server.sync.sync import SyncRequest
 
 routes = Routes()
@@ -35,6 +40,31 @@ async def sync(call: Call[None]) -> bytes:
             set_presence=call.query_choice("set_presence", STATES, "online") or "online",
         )
     )
+
+
+@routes.post("/v4/sync", body=SlidingBody, also=("/unstable/org.matrix.simplified_msc3575/sync",))
+async def sliding_sync(call: Call[SlidingBody]) -> bytes:
+    """Return what is new in the rooms that the client looks at, waiting for it if asked."""
+    body = call.body
+    presence = call.query("set_presence") or body.set_presence or "online"
+    if presence not in STATES:
+        raise InvalidParam(f"'set_presence' must be one of {', '.join(STATES)}")
+    return await call.services.sliding_sync.answer(
+        make_request(
+            call.requester,
+            body,
+            token=_sliding_token(call.query("pos") or body.pos),
+            timeout_ms=min(call.query_int("timeout", body.timeout or 0), MAX_TIMEOUT_MS),
+            set_presence=presence,
+        )
+    )
+
+
+def _sliding_token(pos: str | None) -> SlidingToken | None:
+    try:
+        return parse_sliding_token(pos) if pos else None
+    except InvalidParam:
+        raise UnknownPos from None
 
 
 async def _filter(call: Call[None]) -> SyncFilter:

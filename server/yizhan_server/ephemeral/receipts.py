@@ -5,7 +5,7 @@ Spec: client-server API, "Receipts", "Fully read markers".
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from yizhan_database import Database, GuardFailed, Transaction
@@ -25,6 +25,9 @@ READ = "m.read"
 PRIVATE = "m.read.private"
 FULLY_READ = "m.fully_read"
 MAIN = "main"
+
+ReceiptContent = dict[str, dict[str, dict[str, Any]]]
+"""Event id -> receipt type -> user -> details."""
 
 
 class Receipts:
@@ -76,22 +79,22 @@ class Receipts:
         )  # fmt: skip
         await self._db.commit(tx)
 
-    async def changed(
-        self, room: Room, reader: UserID, after: int, upto: int
-    ) -> dict[str, dict[str, dict[str, Any]]]:
+    async def changed(self, room: Room, reader: UserID, after: int, upto: int) -> ReceiptContent:
         """Return the content of the m.receipt event for (after, upto]; {} when nothing moved."""
-        content: dict[str, dict[str, dict[str, Any]]] = {}
-        for receipt in await stored_receipts.receipts_changed(self._db, room.nid, after, upto):
-            if receipt.type == PRIVATE and receipt.user_id != reader:
-                continue
-            details: dict[str, Any] = {"ts": receipt.ts_ms}
-            if receipt.thread != UNTHREADED:
-                details["thread_id"] = receipt.thread
-            users = content.setdefault(receipt.event_id, {}).setdefault(receipt.type, {})
-            # One event can hold one receipt of a user; the unthreaded one says the most.
-            if receipt.user_id not in users or receipt.thread == UNTHREADED:
-                users[receipt.user_id] = details
-        return content
+        changed = await stored_receipts.receipts_changed(self._db, room.nid, after, upto)
+        return _content(changed, reader)
+
+    async def beside(self, room: Room, reader: UserID, first_pos: int, upto: int) -> ReceiptContent:
+        """Return the content of the m.receipt event for events from `first_pos` on.
+
+        The reader's own receipts are in it wherever they are.
+        """
+        found = await stored_receipts.receipts_beside(self._db, room.nid, first_pos, reader, upto)
+        return _content(found, reader)
+
+    async def rooms_read_by(self, user_id: UserID, after: int, upto: int) -> set[int]:
+        """Return the rooms whose unread counts may have changed because this user read on."""
+        return await stored_receipts.rooms_read_by(self._db, user_id, after, upto)
 
     async def rooms_changed(
         self, user_id: UserID, rooms: Collection[int], after: int, upto: int
@@ -109,3 +112,18 @@ class Receipts:
                 raise InvalidParam("The event is in a thread, not in the main timeline")
         elif not thread_id or thread_id not in (event.thread, event.event_id):
             raise InvalidParam("The event is not in this thread")
+
+
+def _content(receipts: Iterable[StoredReceipt], reader: UserID) -> ReceiptContent:
+    content: ReceiptContent = {}
+    for receipt in receipts:
+        if receipt.type == PRIVATE and receipt.user_id != reader:
+            continue
+        details: dict[str, Any] = {"ts": receipt.ts_ms}
+        if receipt.thread != UNTHREADED:
+            details["thread_id"] = receipt.thread
+        users = content.setdefault(receipt.event_id, {}).setdefault(receipt.type, {})
+        # One event can hold one receipt of a user; the unthreaded one says the most.
+        if receipt.user_id not in users or receipt.thread == UNTHREADED:
+            users[receipt.user_id] = details
+    return content

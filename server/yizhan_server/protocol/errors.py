@@ -52,6 +52,13 @@ class MissingParam(MatrixError):
         super().__init__(400, "M_MISSING_PARAM", message, **fields)
 
 
+class UnknownPos(MatrixError):
+    """The position of a sliding sync is not (or no longer) known; the client begins anew."""
+
+    def __init__(self, message: str = "Unknown position.", **fields: Any) -> None:
+        super().__init__(400, "M_UNKNOWN_POS", message, **fields)
+
+
 class UnsupportedRoomVersion(MatrixError):
     """The room version asked for is not one of ours."""
 

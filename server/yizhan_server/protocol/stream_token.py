@@ -4,7 +4,8 @@ A sync token `s<epoch>.<pos>.<boot>-<n>` names a point of the one stream: `epoch
 database and changed by a restore, `pos` is the stream position, and `n` counts typing and presence
 since `boot`, the random name of that counter. A page token `t<depth>.<pos>[.<bound>]` names a
 point in a room's order of `(depth, pos)`; `bound` limits all following pages to positions up to
-it.
+it. The `pos` of a sliding sync is a sync token with the number of the connection's state before
+it: `c<number>.<sync token>`.
 
 Tokens are opaque to clients: only these functions know the form.
 
@@ -20,6 +21,7 @@ from yizhan_server.protocol.errors import InvalidParam
 _SYNC = re.compile(
     r"s([A-Za-z0-9_-]{1,64})\.([0-9]{1,18})\.([A-Za-z0-9_-]{1,64})-([0-9]{1,18})", re.ASCII
 )
+_SLIDING = re.compile(r"c([0-9]{1,18})\.(.+)", re.ASCII)
 _PAGE = re.compile(r"t([0-9]{1,19})\.(-?[0-9]{1,18})(?:\.([0-9]{1,18}))?", re.ASCII)
 _MAX_DEPTH = 2**63 - 1
 
@@ -52,6 +54,18 @@ class PageToken:
         return f"t{self.depth}.{self.position}{bound}"
 
 
+@dataclass(frozen=True, slots=True)
+class SlidingToken:
+    """A point of the stream, and which state a sliding sync's connection had there."""
+
+    connection: int
+    sync: SyncToken
+
+    def serialize(self) -> str:
+        """Return the form that clients keep."""
+        return f"c{self.connection}.{self.sync.serialize()}"
+
+
 def parse_sync_token(text: str) -> SyncToken:
     """Return the token of a `since` parameter. Raises InvalidParam.
 
@@ -62,6 +76,14 @@ def parse_sync_token(text: str) -> SyncToken:
         raise InvalidParam("This is not a sync token of this server.")
     epoch, position, boot, ephemeral = match.groups()
     return SyncToken(epoch, int(position), boot, int(ephemeral))
+
+
+def parse_sliding_token(text: str) -> SlidingToken:
+    """Return the token of a `pos` parameter. Raises InvalidParam."""
+    match = _SLIDING.fullmatch(text)
+    if match is None:
+        raise InvalidParam("This is not a position of this server.")
+    return SlidingToken(int(match[1]), parse_sync_token(match[2]))
 
 
 def parse_page_token(text: str) -> PageToken:
@@ -75,4 +97,6 @@ def parse_page_token(text: str) -> PageToken:
 
 def parse_token(text: str) -> SyncToken | PageToken:
     """Return either kind of token, for endpoints that take both. Raises InvalidParam."""
+    if text.startswith("c"):
+        return parse_sliding_token(text).sync
     return parse_sync_token(text) if text.startswith("s") else parse_page_token(text)

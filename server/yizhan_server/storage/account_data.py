@@ -39,6 +39,26 @@ async def find_account_data(
     return [AccountDatum(*row) for row in rows]
 
 
+async def find_room_account_data(
+    db: Database, user_id: UserID, room_id: str, after: int, up_to: int
+) -> list[AccountDatum]:
+    """Return what was set for one room at positions in (after, up_to]."""
+    rows = await db.rows(
+        "SELECT room_id, type, content, pos FROM account_data"
+        " WHERE user_id = ? AND room_id = ? AND pos > ? AND pos <= ?",
+        user_id, room_id, after, up_to,
+    )  # fmt: skip
+    return [AccountDatum(*row) for row in rows]
+
+
+async def find_tags(db: Database, user_id: UserID) -> dict[str, bytes]:
+    """Return the content of the tags of each room that has any."""
+    rows = await db.rows(
+        "SELECT room_id, content FROM account_data WHERE user_id = ? AND type = 'm.tag'", user_id
+    )
+    return dict(rows)
+
+
 async def find_account_datum(
     db: Database, user_id: UserID, room_id: str, kind: str
 ) -> bytes | None:

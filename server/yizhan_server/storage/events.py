@@ -6,6 +6,7 @@ spliced into answers without being parsed, and `rest`, all others. `join_pdu` is
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,6 +202,20 @@ async def rooms_with_events(db: Database, after: int, upto: int) -> set[int]:
     """Return the rooms with live events in (after, upto], of the whole server: a short span."""
     rows = await db.rows("SELECT DISTINCT room FROM event WHERE pos > ? AND pos <= ?", after, upto)
     return {room for (room,) in rows}
+
+
+async def last_position_of_types(
+    db: Database, room: int, types: Collection[str], upto: int, depth: int
+) -> int | None:
+    """Return the position of the last live event of `types` among the last `depth` up to `upto`."""
+    row = await db.row(
+        *in_list(
+            "SELECT max(pos) FROM (SELECT pos, type FROM event WHERE room = ? AND pos > 0"
+            " AND pos <= ? ORDER BY pos DESC LIMIT ?) AS latest WHERE type IN (??)",
+            room, upto, depth, types,
+        )
+    )  # fmt: skip
+    return None if row is None else row[0]
 
 
 async def events_by_depth(

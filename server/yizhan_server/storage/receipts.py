@@ -56,6 +56,27 @@ async def receipts_of_user(db: Database, room: int, user_id: str) -> list[Stored
     return [StoredReceipt(*row) for row in rows]
 
 
+async def receipts_beside(
+    db: Database, room: int, first_pos: int, user_id: str, upto: int
+) -> list[StoredReceipt]:
+    """Return the receipts at events from `first_pos` on, and all of one user, set by `upto`."""
+    rows = await db.rows(
+        f"SELECT {_COLUMNS} FROM receipt WHERE room = ? AND pos <= ?"
+        " AND (event_pos >= ? OR user_id = ?)",
+        room, upto, first_pos, user_id,
+    )  # fmt: skip
+    return [StoredReceipt(*row) for row in rows]
+
+
+async def rooms_read_by(db: Database, user_id: str, after: int, upto: int) -> set[int]:
+    """Return the rooms where a receipt of this user moved in (after, upto]."""
+    rows = await db.rows(
+        "SELECT DISTINCT room FROM receipt WHERE pos > ? AND pos <= ? AND user_id = ?",
+        after, upto, user_id,
+    )  # fmt: skip
+    return {room for (room,) in rows}
+
+
 async def receipts_changed(db: Database, room: int, after: int, upto: int) -> list[StoredReceipt]:
     """Return the receipts of a room that moved in (after, upto]."""
     rows = await db.rows(

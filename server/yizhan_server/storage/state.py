@@ -194,6 +194,21 @@ async def current_state_event(db: Database, room: int, key: int, pos: int) -> in
     return None if row is None else row[0] or None
 
 
+async def current_state_of_rooms(db: Database, user_id: str, key: int, pos: int) -> dict[int, int]:
+    """Return the event of one key in each of a user's rooms as of `pos`: room -> event.
+
+    Of a room that the user has left, as of then. Rooms without such an event are absent.
+    """
+    rows = await db.rows(
+        "SELECT m.room, (SELECT c.event FROM current_state AS c WHERE c.room = m.room AND c.key = ?"
+        " AND c.pos <= ? AND (m.membership NOT IN ('leave', 'ban') OR c.pos <= m.pos)"
+        " ORDER BY c.pos DESC LIMIT 1)"
+        " FROM membership AS m WHERE m.user_id = ? AND m.forgotten = 0",
+        key, pos, user_id,
+    )  # fmt: skip
+    return {room: event for room, event in rows if event}
+
+
 async def current_state_but_members(db: Database, room: int, pos: int) -> dict[int, int]:
     """Return the room's current state as of `pos` without member events: key number -> event."""
     rows = await db.rows(

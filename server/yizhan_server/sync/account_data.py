@@ -17,6 +17,7 @@ from yizhan_server.storage import account_data as storage
 from yizhan_server.storage.account_data import GLOBAL
 
 IGNORED = "m.ignored_user_list"
+DIRECT = "m.direct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,35 @@ class AccountDataChanges:
             else:
                 changes.by_room.setdefault(datum.room_id, []).append(event)
         return changes
+
+    async def of_room(
+        self, user_id: UserID, room_id: str, after: int, upto: int
+    ) -> list[dict[str, Any]]:
+        """Return what changed in (after, upto] for one room."""
+        found = await storage.find_room_account_data(self._db, user_id, room_id, after, upto)
+        return [{"type": each.type, "content": orjson.Fragment(each.content)} for each in found]
+
+    async def direct_rooms(self, user_id: UserID) -> frozenset[str]:
+        """Return the ids of the rooms that the user's clients marked as direct chats."""
+        content = await storage.find_account_datum(self._db, user_id, GLOBAL, DIRECT)
+        rooms = {} if content is None else orjson.loads(content)
+        if not isinstance(rooms, dict):
+            return frozenset()
+        return frozenset(
+            room_id
+            for of_person in rooms.values()
+            if isinstance(of_person, list)
+            for room_id in of_person
+            if isinstance(room_id, str)
+        )
+
+    async def tags(self, user_id: UserID) -> dict[str, frozenset[str]]:
+        """Return the names of the tags of each room that has any."""
+        tags = {}
+        for room_id, content in (await storage.find_tags(self._db, user_id)).items():
+            names = orjson.loads(content).get("tags")
+            tags[room_id] = frozenset(names) if isinstance(names, dict) else frozenset()
+        return tags
 
     async def ignored_users(self, user_id: UserID) -> frozenset[str]:
         """Return whom the user ignores."""
