@@ -118,6 +118,11 @@ class Incoming:
     received_ms: int
     digest: str = ""
     """sha256 hex of the decrypted content's canonical JSON, for the record."""
+    attached_to: str | None = None
+    """The `Outgoing.key` of our message that this one is shown to answer (a reply, a poll).
+
+    The relation stands outside the ciphertext, where the homeserver may change it: it goes on
+    the record and decides nothing."""
 
 
 @dataclass(frozen=True, slots=True)

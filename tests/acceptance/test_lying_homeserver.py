@@ -130,10 +130,13 @@ async def test_a_decision_redirected_to_another_request_decides_the_one_that_it_
         event["content"]["m.relates_to"] = {"m.in_reply_to": {"event_id": other_card.event_id}}
 
     colleagues.change(li.room, redirect)
-    await li.says(f"1 {code}", reply_to=card.event_id)
+    sent = await li.says(f"1 {code}", reply_to=card.event_id)
     await li.hears(f"您同意了 张三（{ZHANG}） 的请假（{ref}）")
     assert colleagues.yizhan.steps(ref) == APPROVED
     assert colleagues.yizhan.steps(other) == OPEN
+    redirected = [(matter, standing) for matter, standing, _ in colleagues.yizhan.matters(sent)]
+    assert redirected == [("redirected", "verified")]
+    assert "被显示为对另一件事的回复" in await colleagues.history(ref)
 
     third, third_code = await colleagues.request("改道三")
     _, third_card = await li.reads_task("改道三")
@@ -147,9 +150,10 @@ async def test_a_decision_redirected_to_another_request_decides_the_one_that_it_
 
     colleagues.change(li.room, redirect_answer)
     answer = f"{third_code.replace('-', '')}:reject"
-    await li.client.answers_poll(li.room, poll.event_id, answer)
+    sent = await li.client.answers_poll(li.room, poll.event_id, answer)
     await li.hears(f"您没有同意 张三（{ZHANG}） 的请假（{third}）")
     assert colleagues.yizhan.steps(third) == REJECTED
+    assert [matter for matter, *_ in colleagues.yizhan.matters(sent)] == ["redirected"]
     assert colleagues.yizhan.steps(other) == OPEN
     assert other_code not in (code, third_code)
 

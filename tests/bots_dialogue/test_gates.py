@@ -314,6 +314,28 @@ async def test_an_unreadable_message_is_answered_once_until_a_readable_one(
     assert len(zhang.reads()) == 1
 
 
+async def test_a_decision_shown_under_another_card_counts_for_its_code_and_is_on_record(
+    office: Office, asked: Asked
+) -> None:
+    zhang, li, _ = asked
+    first = await request_id(zhang)
+    task, code = li.message("task:").key, li.code()
+    office.passes(1)
+    await zhang.says(ONE_LINE)
+    other = li.message("task:").key
+    assert other != task
+
+    for content in (Text(f"1 {code}"), PollAnswer(f"{li.code()}:reject")):
+        await office.delivers(li.incoming(content, attached_to=other))
+
+    assert (await storage.get_request(zhang.office.database, first)).state is State.APPROVED
+    assert await state_of(zhang) is State.REJECTED
+    assert await office.record() == [("redirected", "verified", other, first)]
+    zhang.reads()
+    await zhang.says(f"进度 {code[:4]}")
+    assert "被显示为对另一件事的回复" in zhang.reads()[0]
+
+
 async def test_a_redaction_after_the_fact_undoes_nothing(office: Office, asked: Asked) -> None:
     zhang, li, _ = asked
     await li.says(f"1 {li.code()}")

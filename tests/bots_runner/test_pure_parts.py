@@ -9,6 +9,7 @@ import pytest
 from yizhan_bots.conversation import Outgoing, PollAnswer, PollOption, Text
 from yizhan_bots.matrix.content import (
     digest,
+    find_answered,
     message_content,
     poll_content,
     read_content,
@@ -67,6 +68,23 @@ def test_poll_answers_are_read_in_both_forms(
     kind: str, content: JsonObject, answer: PollAnswer | None
 ) -> None:
     assert read_content(kind, content, {}) == answer
+
+
+@pytest.mark.parametrize(
+    ("relation", "answered"),
+    [
+        ({"m.in_reply_to": {"event_id": "$card"}}, "$card"),
+        ({"rel_type": "m.reference", "event_id": "$poll"}, "$poll"),
+        ({"rel_type": "m.thread", "event_id": "$root", "m.in_reply_to": {"event_id": "$e"}}, "$e"),
+        ({"m.in_reply_to": "$card"}, None),
+        ({"event_id": 1}, None),
+        ("junk", None),
+    ],
+)
+def test_what_a_message_is_attached_to_is_read_from_any_relation(
+    relation: object, answered: str | None
+) -> None:
+    assert find_answered(relation) == answered
 
 
 def test_an_edit_mentions_nobody_and_keeps_the_whole_text_for_old_clients() -> None:

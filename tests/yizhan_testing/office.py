@@ -242,6 +242,7 @@ class Colleague:
         encrypted_room: bool = True,
         sent_ms: int | None = None,
         received_ms: int | None = None,
+        attached_to: str | None = None,
     ) -> Incoming:
         """Return an event of this person's as the runner would hand it over."""
         actor = Actor(self.user_id, self.master_key, "DEVICE", "ed25519 of the device")
@@ -258,6 +259,7 @@ class Colleague:
             sent_ms=now_ms if sent_ms is None else sent_ms,
             received_ms=now_ms if received_ms is None else received_ms,
             digest=sha256(repr(content).encode()).hexdigest(),
+            attached_to=attached_to,
         )
 
     async def says(

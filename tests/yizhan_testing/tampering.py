@@ -50,12 +50,13 @@ class TamperingRelay:
                 application, access_log=None, shutdown_timeout=1, handler_cancellation=True
             )
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            host, port = runner.addresses[0][:2]
-            relay.base_url = f"http://{host}:{port}"
-            yield relay
-            await runner.cleanup()
+            try:
+                await web.TCPSite(runner, "127.0.0.1", 0).start()
+                host, port = runner.addresses[0][:2]
+                relay.base_url = f"http://{host}:{port}"
+                yield relay
+            finally:
+                await runner.cleanup()
 
     def on_sync(self, change: Callable[[JsonObject], None]) -> None:
         """Have `change` alter every answer of /sync from now on."""

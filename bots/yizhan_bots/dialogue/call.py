@@ -110,7 +110,7 @@ class Call:
 
     def record(
         self,
-        matter: Literal["refused", "repeated", "late", "trust"],
+        matter: Literal["refused", "repeated", "late", "redirected", "trust"],
         detail: str,
         request: Request | None = None,
     ) -> None:

@@ -38,6 +38,7 @@ async def decide(call: Call, decision: Decision) -> None:
 async def _carry_out(call: Call, decision: Decision, decidable: DecidableTask) -> None:
     request = call.around.desk.decide(call.tx, decidable, decision.verdict, decision.opinion)
     task = request.task(decidable.task.id)
+    _note_redirection(call, request, task)
     approved = task.state is State.APPROVED
     reader = call.reader
     if request.applicant == BOT:
@@ -74,6 +75,17 @@ async def _carry_out(call: Call, decision: Decision, decidable: DecidableTask) -
             thread=f"request:{request.id}",
         )
     )
+
+
+def _note_redirection(call: Call, request: Request, task: Task) -> None:
+    """Put on the record that the decision is shown under the card of another task.
+
+    A slip of the approver's, or the homeserver has changed the relation. The code inside the
+    ciphertext has decided either way.
+    """
+    attached_to = call.incoming.attached_to or ""
+    if attached_to.startswith("task:") and attached_to != f"task:{task.id}":
+        call.record("redirected", attached_to, request)
 
 
 async def update_cards(call: Call, request: Request) -> None:

@@ -148,7 +148,7 @@ async def people_who_greeted(db: Database) -> list[str]:
 def record_matter(
     tx: Transaction,
     incoming: Incoming,
-    matter: Literal["refused", "repeated", "late", "reaction", "redaction", "trust"],
+    matter: Literal["refused", "repeated", "late", "redirected", "reaction", "redaction", "trust"],
     at_ms: int,
     *,
     detail: str,
@@ -177,13 +177,16 @@ def record_matter(
     )
 
 
-async def refusals_of(db: Database, request: str) -> list[tuple[int, str, str]]:
-    """Return (time, sender, detail) of what was refused concerning a request; at most 50."""
+async def irregularities_of(db: Database, request: str) -> list[tuple[int, str, str, str]]:
+    """Return (time, sender, matter, detail) of what went amiss with a request; at most 50.
+
+    That is what was refused or came late, and decisions shown under another task's card.
+    """
     rows = await db.rows(
         """
-        SELECT at_ms, sender, detail FROM office_record
-        WHERE request = ? AND matter IN ('refused', 'late') ORDER BY at_ms LIMIT 50
+        SELECT at_ms, sender, matter, detail FROM office_record
+        WHERE request = ? AND matter IN ('refused', 'late', 'redirected') ORDER BY at_ms LIMIT 50
         """,
         request,
     )
-    return [(at_ms, sender, detail) for at_ms, sender, detail in rows]
+    return [(at_ms, sender, matter, detail) for at_ms, sender, matter, detail in rows]

@@ -14,7 +14,7 @@ from yizhan_bots.wording import dialogue as dialogue_wording
 from .commands import Verb
 from .deciding import update_cards
 from .grammar import parse_number
-from .memory import ChoosingRequest, refusals_of
+from .memory import ChoosingRequest, irregularities_of
 
 if TYPE_CHECKING:
     from .call import Call
@@ -144,13 +144,14 @@ async def _act(call: Call, verb: Verb, request: Request) -> None:
 async def _show(call: Call, request: Request) -> None:
     chain = await storage.chain_of(call.around.db, request.id)
     lines = cards.history(chain, call.reader)
-    for at_ms, sender, detail in await refusals_of(call.around.db, request.id):
+    for at_ms, sender, matter, detail in await irregularities_of(call.around.db, request.id):
+        redirected = matter == "redirected"
         why = wording.WHY.get(detail)
         lines.append(
             (
                 at_ms,
                 call.say(
-                    wording.HISTORY_REFUSED,
+                    wording.HISTORY_REDIRECTED if redirected else wording.HISTORY_REFUSED,
                     at=call.reader.time(at_ms),
                     who=call.reader.name(sender),
                     why=call.say(why) if why else detail,

@@ -46,6 +46,16 @@ def read_content(kind: str, content: Json, relation: object) -> Text | PollAnswe
     return None
 
 
+def find_answered(relation: object) -> str | None:
+    """Return the event that a reply or a poll answer is attached to, by its `m.relates_to`."""
+    if not isinstance(relation, dict):
+        return None
+    reply = relation.get("m.in_reply_to")
+    inner = reply if isinstance(reply, dict) else relation
+    target = inner.get("event_id")
+    return target if isinstance(target, str) else None
+
+
 def _read_text(content: Json, relation: Json) -> Text | None:
     body = content.get("body")
     if content.get("msgtype") != "m.text" or not isinstance(body, str):

@@ -31,7 +31,7 @@ from yizhan_bots.conversation import (
     Text,
     Undecryptable,
 )
-from yizhan_bots.matrix.content import digest, read_content
+from yizhan_bots.matrix.content import digest, find_answered, read_content
 from yizhan_bots.matrix.http import Homeserver, Refusal, Unreachable, path
 from yizhan_bots.matrix.keystore import SECOND_HAND, Decrypted, KeyStore, RoomKey
 from yizhan_bots.matrix.machine import MEGOLM, KeyRequest, Machine
@@ -380,6 +380,13 @@ class Deliver:
         actor = Actor(row.sender, person.pinned, device.device_id, device.ed25519)
         return Standing.VERIFIED, actor
 
+    async def _find_key(self, room_id: str, event_id: str) -> str | None:
+        """Return the key under which we sent that event, if we did and it has one."""
+        found = await self._database.row(
+            "SELECT name FROM outbox_key WHERE event_id = ? AND room_id = ?", event_id, room_id
+        )
+        return None if found is None else found[0]
+
     def _verify(self, row: _Row, kind: str, content: Json) -> None:
         relation = row.event["content"].get("m.relates_to")
         self._verifications.take_from_room(
@@ -408,6 +415,7 @@ class Deliver:
             await self._finish(row, tx, standing=standing)
             return
         sent_ms = row.event.get("origin_server_ts")
+        answered = find_answered(row.event.get("content", {}).get("m.relates_to"))
         incoming = Incoming(
             event_id=row.event_id,
             room_id=row.room_id,
@@ -420,6 +428,7 @@ class Deliver:
             sent_ms=sent_ms if isinstance(sent_ms, int) else 0,
             received_ms=row.received_ms,
             digest="" if content is None else digest(content),
+            attached_to=None if answered is None else await self._find_key(row.room_id, answered),
         )
         answer = await self._skill.answer(incoming, tx)
         for message in [] if answer is None else answer.messages:

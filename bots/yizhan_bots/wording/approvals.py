@@ -156,6 +156,10 @@ HISTORY_REFUSED = Sentence(
     "{at}　以 {who} 的名义发来的消息被拒绝（{why}）",
     "{at}  a message in the name of {who} was refused ({why})",
 )
+HISTORY_REDIRECTED = Sentence(
+    "{at}　{who} 的决定被显示为对另一件事的回复；以其中的代码为准",
+    "{at}  the decision of {who} was shown as an answer to another task; its code counts",
+)
 WHY = {
     "unencrypted": Sentence("未加密", "not encrypted"),
     "unsigned_device": Sentence("设备未验证", "device not verified"),
