@@ -202,6 +202,22 @@ async def get_context(call: Call[None]) -> bytes:
     )
 
 
+@routes.get(
+    "/v1/rooms/{room_id}/timestamp_to_event",
+    also=("/unstable/org.matrix.msc3030/rooms/{room_id}/timestamp_to_event",),
+)
+async def get_event_by_time(call: Call[None]) -> JsonObject:
+    """Find the event closest to a time."""
+    call.query_required("ts")
+    direction = call.query_choice("dir", ("b", "f"), None)
+    if direction is None:
+        raise InvalidParam("'dir' must be b or f")
+    event = await call.services.room_reading.event_at(
+        await call.readable_room(), call.query_int("ts", 0), backwards=direction == "b"
+    )
+    return {"event_id": event.event_id, "origin_server_ts": event.ts_ms}
+
+
 @routes.get("/v3/rooms/{room_id}/event/{event_id}")
 async def get_event(call: Call[None]) -> bytes:
     """Return one event."""

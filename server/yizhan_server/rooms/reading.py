@@ -211,6 +211,26 @@ class RoomReading:
             state = await self._members_of(readable, {event.sender for event in picked})
         return Page(picked, state, start or _serialize((token.depth, token.position), bound), end)
 
+    async def event_at(self, readable: ReadableRoom, ts_ms: int, *, backwards: bool) -> StoredEvent:
+        """Return the visible event closest to a time on one side of it, or answer M_NOT_FOUND.
+
+        An event of that very time counts on both sides.
+        """
+        place = (ts_ms, TOP) if backwards else (ts_ms, -TOP)
+        scanned = 0
+        while scanned < MAX_SCANNED:
+            page = await stored_events.events_by_time(
+                self._db, readable.room.nid, place, backwards=backwards, limit=100
+            )
+            if not page:
+                break
+            scanned += len(page)
+            place = (page[-1].ts_ms, page[-1].pos)
+            visible = await self._access.visible(readable, page)
+            if visible:
+                return visible[0]
+        raise NotFound("There is no event on this side of that time")
+
     async def context(
         self, visible: VisibleEvent, *, limit: int, wanted: EventSelection
     ) -> Context:

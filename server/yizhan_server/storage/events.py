@@ -241,6 +241,19 @@ async def events_by_depth(
     return [event_from(row) for row in rows]
 
 
+async def events_by_time(
+    db: Database, room: int, place: tuple[int, int], *, backwards: bool, limit: int
+) -> list[StoredEvent]:
+    """Return a page of a room's events by their own clocks, beyond `place` (ts_ms, pos)."""
+    compare, order = ("<", "DESC") if backwards else (">", "ASC")
+    rows = await db.rows(
+        f"SELECT {COLUMNS} FROM event WHERE room = ? AND (ts_ms, pos) {compare} (?, ?)"
+        f" AND pos IS NOT NULL ORDER BY ts_ms {order}, pos {order} LIMIT ?",
+        room, *place, limit,
+    )  # fmt: skip
+    return [event_from(row) for row in rows]
+
+
 async def transaction_ids(
     db: Database, user_id: str, device_id: str, event_ids: list[str]
 ) -> dict[str, str]:
