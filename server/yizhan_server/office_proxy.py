@@ -18,6 +18,7 @@ from yizhan_server.protocol.errors import TooLarge
 PREFIX = "/office/"
 MAX_BODY = 1 << 20
 TIMEOUT_S = 30
+UNAVAILABLE = "驿站的办公页面暂时不可用。\nThe office pages are not available at the moment.\n"
 
 _NOT_FORWARDED = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
@@ -70,12 +71,9 @@ class OfficeProxy:
                 await response.write_eof()
                 return response
         except (aiohttp.ClientConnectionError, TimeoutError):
-            return web.Response(
-                status=502,
-                text="驿站的办公页面暂时不可用。\nThe office pages are not available now.\n",
-            )
+            return web.Response(status=502, text=UNAVAILABLE)
 
 
 def _climbs(path: str) -> bool:
     """Whether the path leads out of the prefix, spelt in whatever way."""
-    return any(unquote(part) in (".", "..") for part in path.partition("?")[0].split("/"))
+    return not {".", ".."}.isdisjoint(unquote(path.partition("?")[0]).split("/"))

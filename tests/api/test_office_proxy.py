@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import ClientSession, web
@@ -28,12 +28,13 @@ async def _pages(request: web.Request) -> web.Response:
 
 
 @pytest.fixture
-async def ask(aiohttp_server: AiohttpServer, aiohttp_raw_server: AiohttpRawServer) -> Ask:
+async def ask(
+    aiohttp_server: AiohttpServer, aiohttp_raw_server: AiohttpRawServer
+) -> AsyncIterator[Ask]:
     app = web.Application(client_max_size=4 * MAX_BODY)
     app.router.add_route("*", "/{path:.*}", _pages)
     upstream: TestServer = await aiohttp_server(app)
     session = office_session()
-    app.on_cleanup.append(lambda _: session.close())
     proxy = OfficeProxy(f"http://{upstream.host}:{upstream.port}", session)
     front: RawTestServer = await aiohttp_raw_server(proxy)
 
@@ -45,7 +46,8 @@ async def ask(aiohttp_server: AiohttpServer, aiohttp_raw_server: AiohttpRawServe
         ):
             return answer.status, await answer.read(), dict(answer.headers)
 
-    return ask
+    async with session:
+        yield ask
 
 
 async def test_a_large_body_arrives_whole(ask: Ask) -> None:
