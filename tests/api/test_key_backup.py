@@ -196,7 +196,7 @@ async def test_a_large_backup_goes_up_and_comes_down_in_one_call(
         {"forwarded_count": 2**60},
         {"forwarded_count": None},
         {"is_verified": 1},
-        {"session_data": "text"},
+        {"session_data": []},
         {"session_data": None},
     ],
 )

@@ -284,7 +284,8 @@ def _version(text: str) -> int:
 
 
 def _encode(value: object, what: str, max_bytes: int) -> bytes:
-    encoded = encode_canonical(check_object(value, what))
+    # What is in it is between the devices; some put a text where others put an object.
+    encoded = encode_canonical(value if isinstance(value, str) else check_object(value, what))
     if len(encoded) > max_bytes:
         raise TooLarge(f"{what} is longer than {max_bytes} bytes")
     return encoded

@@ -75,11 +75,10 @@ class KeyQueries:
         for user_id, device_id, keys, display_name in found:
             if wanted[user_id] and device_id not in wanted[user_id]:
                 continue
-            if display_name is not None:
-                # Stored without `unsigned`, and never empty.
-                unsigned = orjson.dumps({"device_display_name": display_name})
-                keys = b'%b,"unsigned":%b}' % (keys[:-1], unsigned)  # noqa: PLW2901
-            answer["device_keys"][user_id][device_id] = orjson.Fragment(keys)
+            unsigned = {} if display_name is None else {"device_display_name": display_name}
+            # Stored without `unsigned`, and never empty.
+            shown = b'%b,"unsigned":%b}' % (keys[:-1], orjson.dumps(unsigned))
+            answer["device_keys"][user_id][device_id] = orjson.Fragment(shown)
 
     async def _add_cross_signing(
         self, answer: JsonObject, requester: UserID, user_ids: list[str]

@@ -1,7 +1,8 @@
 """Signatures within key objects: which of them are right, and which the server keeps.
 
-Only signatures that were found right are stored, so that nobody can make the server hand out
-bytes under another one's name, and a key object cannot grow without end.
+Only signatures that were found right are stored (but for that of a device on its own keys), so that
+nobody can make the server hand out bytes under another one's name, and a key object cannot grow
+without end.
 
 Spec: appendices, "Signing JSON"; client-server API, "Cross-signing".
 """
