@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -302,6 +302,8 @@ async def homeserver_in_process(
 class Homeserver(_Accounts):
     """The program as a process of its own, as `yizhan serve` runs it."""
 
+    program: ClassVar[tuple[str, ...]] = ("-m", "yizhan_server")
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.server_name = "localhost"
@@ -331,7 +333,7 @@ class Homeserver(_Accounts):
     async def resume(self) -> None:
         """Start the process (again) on the same data."""
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "yizhan_server", "--data", str(self.folder), "serve",
+            sys.executable, "-P", *self.program, "--data", str(self.folder), "serve",
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self.process.stderr is not None

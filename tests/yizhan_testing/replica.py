@@ -22,6 +22,8 @@ class Replica:
     wanted: JsonObject = field(default_factory=dict)
     """The filter."""
     state_after: bool = False
+    fills_gaps: bool = False
+    """Whether it reads what a limited timeline leaves out, as clients do for who scrolls back."""
     joined: dict[str, State] = field(default_factory=dict)
     spans: dict[str, list[str]] = field(default_factory=dict)
     """The events of each joined room's timeline since it was joined or had a gap."""
@@ -50,9 +52,26 @@ class Replica:
         if self.state_after:
             params["use_state_after"] = "true"
         answer = SyncAnswer(await self.person.get("/v3/sync", **params))
+        if self.fills_gaps:
+            for room_id, section in answer.body.get("rooms", {}).get("join", {}).items():
+                await self._fill_gap(room_id, section["timeline"])
         self.since = answer.next_batch
         self.takes(answer)
         return answer
+
+    async def _fill_gap(self, room_id: str, timeline: JsonObject) -> None:
+        """Fetch what a limited timeline left out, back to what is known."""
+        known = set(self.spans.get(room_id, []))
+        token = timeline["prev_batch"]
+        while timeline["limited"] and known:
+            page = await self.person.get(
+                f"/v3/rooms/{quote(room_id, safe='')}/messages",
+                dir="b", limit="100", **{"from": token},
+            )  # fmt: skip
+            missed = [event for event in page["chunk"] if event["event_id"] not in known]
+            timeline["events"] = [*missed[::-1], *timeline["events"]]
+            timeline["limited"] = len(missed) == len(page["chunk"])
+            token = page["end"] if timeline["limited"] else token
 
     def takes(self, answer: SyncAnswer) -> None:
         """Apply an answer."""
@@ -127,10 +146,10 @@ class Replica:
         assert set(fresh.body.get("rooms", {}).get("join", {})) == joined, who
 
 
-async def all_messages(person: Person, room_id: str) -> list[str]:
+async def all_messages(person: Person, room_id: str, page_size: int = 37) -> list[str]:
     """Return the events of a room that a person may see, oldest first, read page by page."""
     found: list[str] = []
-    params: dict[str, Any] = {"dir": "b", "limit": "37"}
+    params: dict[str, Any] = {"dir": "b", "limit": str(page_size)}
     while True:
         page = await person.get(f"/v3/rooms/{quote(room_id, safe='')}/messages", **params)
         found += [event["event_id"] for event in page["chunk"]]
