@@ -46,15 +46,29 @@ class Line:
         words = [fold(word) for word in self.words]
         for last in range(len(words)):
             for first in range(last, -1, -1):
-                if wanted in "".join(words[first : last + 1]):
+                if resembles("".join(words[first : last + 1]), wanted):
                     (left, top), (right, bottom) = self.places[first], self.places[last]
                     return (left + right) // 2, (top + bottom) // 2
         return None
 
 
 def fold(text: str) -> str:
-    """Return a text as two readings of it agree: no spaces, no wide forms, no capitals."""
-    return "".join(unicodedata.normalize("NFKC", text).split()).casefold()
+    """Return the letters and digits of a text, in which two readings of it agree best."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+
+
+def resembles(text: str, wanted: str) -> bool:
+    """Tell whether `wanted` stands in `text`, but for one misread character in ten."""
+    # Sellers: row[i] is the least number of edits between wanted[:i] and an ending of the text.
+    row = list(range(len(wanted) + 1))
+    for character in text:
+        diagonal, row[0] = row[0], 0
+        for i, expected in enumerate(wanted, 1):
+            edited = min(row[i], row[i - 1]) + 1
+            diagonal, row[i] = row[i], min(edited, diagonal + (character != expected))
+        if row[-1] <= len(wanted) // 10:
+            return True
+    return False
 
 
 def missing() -> list[str]:
