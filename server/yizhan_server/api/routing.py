@@ -34,7 +34,6 @@ from yizhan_server.accounts.requester import Requester
 from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.limits import RateLimits
 from yizhan_server.api.services import Services
-from yizhan_server.api.suspension import is_open_to_suspended, user_suspended
 from yizhan_server.protocol.errors import MatrixError, TooLarge
 from yizhan_server.protocol.identifiers import InvalidIdentifier
 from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, VisibleEvent
@@ -194,7 +193,6 @@ class Route:
     raw_body: bool
     alternatives: tuple[str, ...] = ()
     """Other paths of the same operation: older versions, unstable names."""
-    open_to_suspended: bool = False
 
 
 class Routes:
@@ -230,7 +228,6 @@ class Routes:
             route = Route(
                 method, self._prefix + path, cast("Handler", handler), auth, limit, parse, max_body,
                 raw_body, alternatives,
-                is_open_to_suspended(method, [self._prefix + path, *alternatives]),
             )  # fmt: skip
             self.routes.append(route)
             return handler
@@ -444,8 +441,6 @@ class Wrapper:
         requester = None
         if route.auth is not Auth.NONE:
             requester = await self._requester(request, route.auth)
-            if requester is not None and requester.is_suspended and not route.open_to_suspended:
-                raise user_suspended()
         if route.limit is not None:
             self._limits.check(
                 route.limit, requester.user_id if requester else self._addresses.of(request)
