@@ -5,7 +5,6 @@ Spec: client-server API, "Filtering".
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -141,10 +140,28 @@ def parse_sync_filter(value: Any) -> SyncFilter:
 
 @lru_cache(maxsize=1024)
 def _globs(pattern: str) -> Callable[[str], bool]:
+    """Return a test whether a type matches; `*` is any sequence of characters.
+
+    Not by a regular expression: `*a*a*a*b` would be tried in every way there is. Each piece
+    between two stars is sought once, leftmost, which is enough.
+    """
     if "*" not in pattern:
         return pattern.__eq__
-    matcher = re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.DOTALL)
-    return lambda kind: matcher.fullmatch(kind) is not None
+    first, *middle, last = pattern.split("*")
+
+    def matches(kind: str) -> bool:
+        end = len(kind) - len(last)
+        if not kind.startswith(first) or not kind.endswith(last) or end < len(first):
+            return False
+        at = len(first)
+        for piece in middle:
+            at = kind.find(piece, at, end)
+            if at < 0:
+                return False
+            at += len(piece)
+        return True
+
+    return matches
 
 
 def _strings(value: Any) -> list[str] | None:

@@ -1,0 +1,149 @@
+"""The state log against a dictionary, on random histories with forks and merges."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from yizhan_database import Transaction
+from yizhan_server.app import MIGRATIONS
+from yizhan_server.rooms.state_log import point_after
+from yizhan_server.storage import state as storage
+from yizhan_server.storage.numbers import Numbers
+from yizhan_server.storage.state import REMOVED, Point
+from yizhan_testing.databases import DIALECTS, Dialect, opened_fresh
+
+if TYPE_CHECKING:
+    from yizhan_database import Database
+
+KEYS = 8
+ROOM = 1
+
+State = dict[int, int]
+
+
+class History:
+    """One room's events, with the state after each in the log and in a dictionary."""
+
+    def __init__(self, db: Database, chance: random.Random) -> None:
+        self.db = db
+        self.numbers = Numbers(db)
+        self.chance = chance
+        self.points: list[tuple[Point, State]] = []
+        self.current: list[tuple[int, State]] = []
+        """(stream position, current state as of it)"""
+        self.events = 0
+
+    async def begins(self) -> None:
+        line = await self.numbers.next("state_line")
+        tx = Transaction()
+        storage.open_line(tx, line, ROOM, None, 0)
+        await self.db.commit(tx)
+        self.points.append((Point(line, 0), {}))
+        self.current.append((self.db.position, {}))
+
+    async def sends(self) -> None:
+        """A state event after the newest one, or after any: a fork."""
+        point, state = self.points[-1] if self.chance.random() < 0.8 else self._any()
+        self.events += 1
+        await self._append(point, state, {self.chance.randrange(1, KEYS + 1): self.events})
+
+    async def merges(self) -> None:
+        """Two ends become one, by some resolution; the log goes on from one of them."""
+        (one, mine), (other, theirs) = self._any(), self._any()
+        differing = await storage.differing_keys(self.db, one, other)
+        assert differing == {k for k in mine | theirs if mine.get(k) != theirs.get(k)}
+        resolved = {
+            key: self.chance.choice([mine.get(key, REMOVED), theirs.get(key, REMOVED), REMOVED])
+            for key in differing
+        }
+        changes = {key: event for key, event in resolved.items() if event != mine.get(key, REMOVED)}
+        if changes:
+            await self._append(one, mine, changes)
+
+    async def check(self) -> None:
+        for point, state in self.points:
+            assert await storage.full_state_at(self.db, point) == state
+            for key in range(1, KEYS + 1):
+                assert await storage.state_event_at(self.db, point, key) == state.get(key)
+        for _ in range(10):
+            (one, mine), (other, theirs) = self._any(), self._any()
+            assert await storage.differing_keys(self.db, one, other) == {
+                key for key in mine | theirs if mine.get(key) != theirs.get(key)
+            }
+        for (after, before), (upto, state) in zip(
+            self.current, self.current[1:] + self.current[-1:], strict=True
+        ):
+            assert await storage.current_state(self.db, ROOM, upto) == state
+            for key in range(1, KEYS + 1):
+                found = await storage.current_state_event(self.db, ROOM, key, upto)
+                assert found == state.get(key)
+            changes = await storage.current_state_changes(self.db, ROOM, after, upto)
+            replayed = {**before, **changes}
+            assert {k: e for k, e in replayed.items() if e != REMOVED} == state
+
+    async def _append(self, point: Point, state: State, changes: State) -> None:
+        tx = Transaction()
+        tail = self.points[-1][0]
+        place = await point_after(self.db, self.numbers, tx, ROOM, point, tail)
+        storage.append_state(tx, place, changes)
+        pos = tx.position()
+        now = dict(self.current[-1][1])
+        # Any resolution will do for the current line, as long as the log says the same.
+        shown = {key: event for key, event in changes.items() if self.chance.random() < 0.7}
+        storage.append_current_state(tx, ROOM, pos, shown)
+        commit = await self.db.commit(tx)
+        self.points.append((place, _applied(state, changes)))
+        self.current.append((commit[pos], _applied(now, shown)))
+
+    def _any(self) -> tuple[Point, State]:
+        return self.chance.choice(self.points)
+
+
+def _applied(state: State, changes: State) -> State:
+    after = {**state, **changes}
+    return {key: event for key, event in after.items() if event != REMOVED}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_the_log_says_what_a_dictionary_says(tmp_path: Path, dialect: Dialect) -> None:
+    for seed in range(25 if dialect == "sqlite" else 3):
+        chance = random.Random(seed)
+        async with opened_fresh(dialect, MIGRATIONS, tmp_path, chance) as db:
+            history = History(db, random.Random(seed))
+            await history.begins()
+            for _ in range(chance.randrange(5, 60)):
+                if chance.random() < 0.25:
+                    await history.merges()
+                else:
+                    await history.sends()
+            await history.check()
+
+
+async def test_two_writers_at_one_head_of_a_line_do_not_both_succeed(tmp_path: Path) -> None:
+    async with opened_fresh("sqlite", MIGRATIONS, tmp_path) as db:
+        history = History(db, random.Random(1))
+        await history.begins()
+        await history.sends()
+        head = history.points[-1][0]
+        place = Point(head.line, head.seq + 1)
+        jobs = []
+        for event in (101, 102):
+            tx = Transaction()
+            assert await point_after(db, history.numbers, tx, ROOM, head, head) == place
+            storage.append_state(tx, place, {1: event})
+            jobs.append(db.submit(tx))
+        first, second = [await _outcome(job) for job in jobs]
+        assert (first, second) == ("committed", "GuardFailed")
+        assert await storage.state_event_at(db, place, 1) == 101
+
+
+async def _outcome(job: object) -> str:
+    try:
+        await job  # type: ignore[misc]
+    except Exception as error:  # noqa: BLE001 - its name is the outcome
+        return type(error).__name__
+    return "committed"
