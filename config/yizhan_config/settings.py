@@ -176,6 +176,13 @@ class Rooms(Section, frozen=True, kw_only=True):
     redaction_retention_days: Count = 7
 
 
+class Directory(Section, frozen=True, kw_only=True):
+    """Who finds whom, and which rooms."""
+
+    everybody: bool = True
+    rooms_without_sign_in: bool = False
+
+
 class Presence(Section, frozen=True, kw_only=True):
     """Who is online."""
 
@@ -280,6 +287,7 @@ class Settings(Section, frozen=True, kw_only=True):
     rate_limits: RateLimits = RateLimits()
     media: Media = Media()
     rooms: Rooms = Rooms()
+    directory: Directory = Directory()
     presence: Presence = Presence()
     federation: Federation = Federation()
     turn: Turn = Turn()

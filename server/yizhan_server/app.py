@@ -50,6 +50,7 @@ from yizhan_server.flows.device_rename import DeviceRename
 from yizhan_server.media.files import FileStore
 from yizhan_server.media.repository import ContentRepository
 from yizhan_server.media.thumbnails import Thumbnails
+from yizhan_server.pages.all_pages import PAGES
 from yizhan_server.protocol.identifiers import parse_server_name
 from yizhan_server.protocol.signing import SigningKey
 from yizhan_server.push.delivery import PushDelivery
@@ -70,6 +71,7 @@ from yizhan_server.rooms.upgrade import RoomUpgrades
 from yizhan_server.rooms.writer import EventWriter
 from yizhan_server.search.room_directory import RoomDirectory
 from yizhan_server.search.user_directory import UserDirectory
+from yizhan_server.sign_in_services import assemble_sign_in
 from yizhan_server.sliding_sync_services import assemble_sliding_sync
 from yizhan_server.storage import installation
 from yizhan_server.storage.numbers import Numbers
@@ -142,6 +144,7 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         homeserver.push.start()
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
+        background.keep("oauth", homeserver.services.oauth_grants.run)
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
         background.keep("housekeeping", housekeeping.run)
         background.keep("sliding connections", homeserver.connections.run)
@@ -213,6 +216,7 @@ def build(
         is_public=settings.media.unauthenticated_download,
     )  # fmt: skip
     turn_secret = settings.turn.shared_secret_file
+    sign_in = assemble_sign_in(settings, db, clock, outbound, personal, flows)
     services = Services(
         db=db,
         server_name=server_name,
@@ -234,6 +238,15 @@ def build(
         filters=personal.filters,
         push_rules=personal.push_rules,
         pushers=personal.pushers,
+        auth_metadata=sign_in.auth_metadata,
+        oauth_clients=sign_in.clients,
+        oauth_authorizations=sign_in.authorizations,
+        oauth_device_codes=sign_in.device_codes,
+        oauth_grants=sign_in.grants,
+        sso=sign_in.sso,
+        browser_sessions=personal.browser_sessions,
+        identity_resets=personal.identity_resets,
+        administration=flows.administration,
         logout=flows.logout,
         device_rename=DeviceRename(personal.sessions, device_changes),
         password_change=flows.password_change,
@@ -264,8 +277,10 @@ def build(
         cross_signing=CrossSigning(db, device_changes),
         signature_uploads=SignatureUploads(db, device_changes),
         key_backups=KeyBackups(db),
-        user_directory=UserDirectory(db),
-        room_directory=RoomDirectory(db, rooms),
+        user_directory=UserDirectory(db, rooms, everybody=settings.directory.everybody),
+        room_directory=RoomDirectory(
+            db, rooms, is_open=settings.directory.rooms_without_sign_in
+        ),
         media=media,
         thumbnails=Thumbnails(media, files, settings.media.max_image_pixels),
         sync=Sync(
@@ -286,7 +301,7 @@ def build(
         ),
     )  # fmt: skip
     wrapper = Wrapper(
-        Router(list(ROUTES)), services, limits, personal.sessions.authenticate,
+        Router([*ROUTES, *PAGES]), services, limits, personal.sessions.authenticate,
         ClientAddresses(settings.listen.trusted_proxies),
         query_string_tokens=settings.sessions.query_string_tokens,
     )  # fmt: skip

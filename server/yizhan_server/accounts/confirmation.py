@@ -53,9 +53,8 @@ class ConfirmationNeeded(MatrixError):
             "flows": [{"stages": list(flow)} for flow in flows],
             "params": {},
             "session": session,
+            "completed": list(completed),
         }
-        if completed:
-            self._answer["completed"] = list(completed)
         if failure is not None:
             self._answer |= failure.body()
 
@@ -109,6 +108,7 @@ class Confirmations:
             if not any(flow[: len(completed) + 1] == (*completed, stage) for flow in flows):
                 failure = Forbidden("This stage is not offered now")
                 raise ConfirmationNeeded(flows, session, completed, failure)
+            self._check_named(auth, user_id)
             try:
                 registration_token = await self._pass(stage, auth, user_id) or registration_token
             except Forbidden as failure:
@@ -147,11 +147,13 @@ class Confirmations:
         password = auth.get("password")
         if not isinstance(password, str):
             raise BadJson("'auth.password' must be a string")
-        # The caller is known already; a name is only compared, for clients that send it.
+        await self._accounts.check_password(localpart_of(user_id), password)
+
+    def _check_named(self, auth: dict[str, Any], user_id: UserID | None) -> None:
+        """Refuse somebody else's name; the caller is known already, and need give none."""
         named = named_user(auth.get("identifier"), auth.get("user"))
         if named is not None and self._accounts.find_user_id(named) != user_id:
             raise Forbidden("This is somebody else's session")
-        await self._accounts.check_password(localpart_of(user_id), password)
 
     async def _find(
         self, session: str | None, user_id: UserID | None, operation: str

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 MAX_FILTER_BYTES = 65_536
 T = TypeVar("T")
 
+# Only what kind of identifier it is: a filter may name whom or what no longer exists.
+_UserId = Annotated[str, msgspec.Meta(pattern="^@")]
+_RoomId = Annotated[str, msgspec.Meta(pattern="^!")]
+
 _FILTER_ID = re.compile(r"[A-Za-z0-9_-]{16}")
 
 
@@ -37,15 +41,15 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     limit: Annotated[int, msgspec.Meta(ge=0)] | None = None
     types: tuple[str, ...] | None = None
     not_types: tuple[str, ...] = ()
-    senders: tuple[str, ...] | None = None
-    not_senders: tuple[str, ...] = ()
+    senders: tuple[_UserId, ...] | None = None
+    not_senders: tuple[_UserId, ...] = ()
 
 
 class RoomEventFilter(EventFilter, frozen=True, kw_only=True):
     """What events of rooms can be filtered by."""
 
-    rooms: tuple[str, ...] | None = None
-    not_rooms: tuple[str, ...] = ()
+    rooms: tuple[_RoomId, ...] | None = None
+    not_rooms: tuple[_RoomId, ...] = ()
     contains_url: bool | None = None
     lazy_load_members: bool = False
     include_redundant_members: bool = False
@@ -57,8 +61,8 @@ class RoomEventFilter(EventFilter, frozen=True, kw_only=True):
 class RoomFilter(msgspec.Struct, frozen=True, kw_only=True):
     """What the rooms of a sync are filtered by."""
 
-    rooms: tuple[str, ...] | None = None
-    not_rooms: tuple[str, ...] = ()
+    rooms: tuple[_RoomId, ...] | None = None
+    not_rooms: tuple[_RoomId, ...] = ()
     include_leave: bool = False
     timeline: RoomEventFilter = RoomEventFilter()
     state: RoomEventFilter = RoomEventFilter()

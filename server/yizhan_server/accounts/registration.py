@@ -60,6 +60,11 @@ class Registration:
         """Whether anybody may create an account, with or without a token."""
         return self._settings.enabled
 
+    @property
+    def requires_token(self) -> bool:
+        """Whether that takes a registration token."""
+        return self._settings.require_token
+
     def get_flows(self) -> tuple[Flow, ...]:
         """Return what must be passed before an account is created, or answer M_FORBIDDEN."""
         if not self._settings.enabled:

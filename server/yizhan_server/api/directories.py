@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from yizhan_server.api.routing import Call, JsonObject, Routes
-from yizhan_server.protocol.errors import Forbidden, InvalidParam
+from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
+from yizhan_server.protocol.errors import Forbidden, InvalidParam, MissingToken
 from yizhan_server.search.room_directory import RoomsWanted
 
 routes = Routes()
@@ -50,9 +50,11 @@ async def search_users(call: Call[UserSearchBody]) -> JsonObject:
     return {"results": results, "limited": limited}
 
 
-@routes.get("/v3/publicRooms")
+@routes.get("/v3/publicRooms", auth=Auth.OPTIONAL)
 async def list_public_rooms(call: Call[None]) -> JsonObject:
     """List the published rooms."""
+    if call.maybe_requester is None and not call.services.room_directory.is_open:
+        raise MissingToken
     _check_server(call)
     limit = call.query_int("limit", -1)
     return await call.services.room_directory.page(

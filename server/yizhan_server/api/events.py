@@ -42,6 +42,16 @@ async def send(call: Call[JsonObject]) -> JsonObject:
     return {"event_id": event_id}
 
 
+@routes.post("/v3/rooms/{room_id}/send/{type}", body=dict, limit="messages")
+async def send_once(call: Call[JsonObject]) -> JsonObject:
+    """Send a message event without a transaction id: gone from the specification, still used."""
+    joined = await call.joined_room()
+    event_id = await call.services.writer.send(
+        joined.room, Draft(joined.user_id, call.path["type"], call.body)
+    )
+    return {"event_id": event_id}
+
+
 @routes.put("/v3/rooms/{room_id}/redact/{event_id}/{txn_id}", body=RedactBody, limit="messages")
 async def redact(call: Call[RedactBody]) -> JsonObject:
     """Strip an event of its content."""
@@ -185,6 +195,8 @@ async def get_messages(call: Call[None]) -> bytes:
 async def get_context(call: Call[None]) -> bytes:
     """Return an event with what came before and after it."""
     limit = call.query_int("limit", DEFAULT_PAGE, high=100)
+    # Who is outside of the room is told so, whether or not the event exists.
+    await call.readable_room()
     context = await call.services.room_reading.context(
         await call.visible_event(), limit=limit, wanted=_filter(call)
     )

@@ -11,7 +11,7 @@ import msgspec
 
 from yizhan_server.accounts.confirmation import named_user
 from yizhan_server.api.confirming import require_confirmation
-from yizhan_server.api.routing import Auth, Call, JsonObject, Routes, access_token
+from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
 from yizhan_server.protocol.errors import MatrixError, MissingParam, MissingToken
 from yizhan_server.protocol.identifiers import server_name_of
 
@@ -46,12 +46,15 @@ class AuthBody(msgspec.Struct):
 @routes.get("/v3/login", auth=Auth.NONE)
 async def get_login_flows(call: Call[None]) -> JsonObject:
     """List how one may sign in."""
-    return {
-        "flows": [
-            {"type": "m.login.password"},
-            {"type": "m.login.token", "get_login_token": True},
-        ]
-    }
+    flows: list[JsonObject] = [
+        {"type": "m.login.password"},
+        {"type": "m.login.token", "get_login_token": True},
+    ]
+    sso = call.services.sso
+    if sso is not None:
+        provider = {"id": sso.idp_id, "name": sso.name}
+        flows.append({"type": "m.login.sso", "identity_providers": [provider]})
+    return {"flows": flows}
 
 
 @routes.post("/v3/login", body=LoginBody, auth=Auth.NONE, limit="login")
@@ -133,7 +136,7 @@ async def whoami(call: Call[None]) -> JsonObject:
 
 def _token(call: Call[None]) -> str:
     # Not `auth=Auth.USER`: signing out is the one thing that a locked account may do.
-    token = access_token(call.request)
+    token = call.find_token(call.request)
     if token is None:
         raise MissingToken
     return token

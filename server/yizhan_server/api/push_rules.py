@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import orjson
 
 from yizhan_server.accounts.pushers import to_json
 from yizhan_server.api.routing import Call, JsonObject, Routes
+from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.protocol.push_rules import check_kind
 
 routes = Routes()
@@ -31,24 +33,43 @@ class ActionsBody(msgspec.Struct):
 _RULE = "/v3/pushrules/global/{kind}/{rule_id}"
 
 
-@routes.get("/v3/pushrules/", also=("/v3/pushrules",))
+@routes.get("/v3/pushrules/")
 async def list_rules(call: Call[None]) -> JsonObject:
     """List all rules, by scope."""
     return {"global": await call.services.push_rules.get(call.requester.user_id)}
 
 
-@routes.get("/v3/pushrules/global/", also=("/v3/pushrules/global",))
+@routes.get("/v3/pushrules/global/")
 async def list_global_rules(call: Call[None]) -> JsonObject:
     """List all rules of the one scope that there is."""
     return await call.services.push_rules.get(call.requester.user_id)
 
 
-@routes.get("/v3/pushrules/global/{kind}/", also=("/v3/pushrules/global/{kind}",))
-async def list_rules_of_kind(call: Call[None]) -> JsonObject:
+@routes.get("/v3/pushrules/global/{kind}/")
+async def list_rules_of_kind(call: Call[None]) -> bytes:
     """List the rules of one kind: gone from the specification, still asked for."""
     kind = check_kind(call.path["kind"])
     rules = await call.services.push_rules.get(call.requester.user_id)
-    return {kind: rules[kind]}
+    return orjson.dumps(rules[kind])
+
+
+@routes.get(
+    "/v3/pushrules/global",
+    also=(
+        "/v3/pushrules/global/{kind}", "/v3/pushrules/{scope}/",
+        "/v3/pushrules/{scope}/{kind}/{rule_id}", _RULE + "/{attribute}",
+    ),
+)  # fmt: skip
+@routes.put(
+    "/v3/pushrules/",
+    also=(
+        "/v3/pushrules/global", "/v3/pushrules/global/{kind}", "/v3/pushrules/global/{kind}/",
+        "/v3/pushrules/{scope}/{kind}/{rule_id}", _RULE + "/{attribute}",
+    ),
+)  # fmt: skip
+async def name_no_rule(call: Call[None]) -> JsonObject:
+    """Refuse a path that names neither a rule nor a list of them."""
+    raise InvalidParam("A push rule is named by the scope 'global', its kind and its id")
 
 
 @routes.get(_RULE)

@@ -12,6 +12,7 @@ import msgspec
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
 from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.protocol.identifiers import UserID, parse_user_id
+from yizhan_server.rooms.canonical_alias import forget_alias
 from yizhan_server.rooms.creation import NewRoom
 
 routes = Routes()
@@ -57,10 +58,16 @@ class MemberBody(msgspec.Struct):
 
 
 class JoinBody(msgspec.Struct):
-    """POST /join. Other keys are no longer allowed into the member event."""
+    """POST /join and /knock."""
 
     reason: str | None = None
     third_party_signed: dict[str, Any] | None = None
+
+
+NOT_FOR_MEMBER_EVENT = frozenset(
+    ("reason", "third_party_signed", "third_party_invite", "join_authorised_via_users_server")
+)
+"""Keys of a join's body that do not go into the member event as they are."""
 
 
 class AliasBody(msgspec.Struct):
@@ -115,20 +122,23 @@ async def upgrade(call: Call[UpgradeBody]) -> JsonObject:
     return {"replacement_room": new}
 
 
-@routes.post("/v3/join/{room}", body=JoinBody, limit="joins")
-async def join_by_id_or_alias(call: Call[JoinBody]) -> JsonObject:
+@routes.post("/v3/join/{room}", body=dict, limit="joins")
+async def join_by_id_or_alias(call: Call[JsonObject]) -> JsonObject:
     """Join a room by id or alias."""
-    room_id = await _room_id(call, call.path["room"])
-    room = await call.services.members.join(call.requester.user_id, room_id, call.body.reason, {})
-    return {"room_id": room.room_id}
+    return await _join(call, await _room_id(call, call.path["room"]))
 
 
-@routes.post("/v3/rooms/{room_id}/join", body=JoinBody, limit="joins")
-async def join_by_id(call: Call[JoinBody]) -> JsonObject:
+@routes.post("/v3/rooms/{room_id}/join", body=dict, limit="joins")
+async def join_by_id(call: Call[JsonObject]) -> JsonObject:
     """Join a room by id."""
-    room = await call.services.members.join(
-        call.requester.user_id, call.path["room_id"], call.body.reason, {}
-    )
+    return await _join(call, call.path["room_id"])
+
+
+async def _join(call: Call[JsonObject], room_id: str) -> JsonObject:
+    body = msgspec.convert(call.body, JoinBody)
+    # Whatever else there is becomes part of the member event, as clients have come to expect.
+    extra = {key: call.body[key] for key in call.body.keys() - NOT_FOR_MEMBER_EVENT}
+    room = await call.services.members.join(call.requester.user_id, room_id, body.reason, extra)
     return {"room_id": room.room_id}
 
 
@@ -217,11 +227,10 @@ async def resolve_alias(call: Call[None]) -> JsonObject:
 
 @routes.delete("/v3/directory/room/{alias}")
 async def remove_alias(call: Call[None]) -> JsonObject:
-    """Take an alias away."""
-    requester = call.requester
-    await call.services.aliases.remove(
-        call.path["alias"], requester.user_id, is_admin=requester.is_admin
-    )
+    """Take an alias away, also from among those that the room itself names."""
+    requester, alias = call.requester, call.path["alias"]
+    room = await call.services.aliases.remove(alias, requester.user_id, is_admin=requester.is_admin)
+    await forget_alias(call.services.writer, room, requester.user_id, alias)
     return {}
 
 

@@ -90,6 +90,8 @@ class Call(Generic[Body]):
     """The decoded path parameters."""
     body: Body
     _requester: Requester | None
+    find_token: Callable[[web.BaseRequest], str | None]
+    """Finds the access token where the settings allow it to be."""
 
     @property
     def requester(self) -> Requester:
@@ -450,13 +452,18 @@ class Wrapper:
             body = route.parse(await read_body(request, route.max_body))
         elif not route.raw_body and request.can_read_body:
             await read_body(request, route.max_body)
-        return await route.handler(Call(request, self._services, path, body, requester))
+        call = Call(request, self._services, path, body, requester, self._find_token)
+        return await route.handler(call)
 
-    async def _requester(self, request: web.BaseRequest, auth: Auth) -> Requester | None:
+    def _find_token(self, request: web.BaseRequest) -> str | None:
         token = access_token(request)
         if token is None and self._query_string_tokens:
             # Removed from the specification in v1.18; older clients and test suites send it.
             token = request.query.get("access_token")
+        return token
+
+    async def _requester(self, request: web.BaseRequest, auth: Auth) -> Requester | None:
+        token = self._find_token(request)
         if token is None:
             if auth is Auth.OPTIONAL:
                 return None

@@ -57,18 +57,22 @@ class Aliases:
         except GuardFailed:
             raise MatrixError(409, "M_UNKNOWN", "The alias is taken") from None
 
-    async def remove(self, alias: str, user_id: UserID, *, is_admin: bool) -> None:
-        """Take an alias away: its creator, the server's administrators and the room's may."""
+    async def remove(self, alias: str, user_id: UserID, *, is_admin: bool) -> Room:
+        """Take an alias away: its creator, the server's administrators and the room's may.
+
+        Returns the room.
+        """
         parse_room_alias(alias)
         found = await stored_aliases.find_alias(self._db, alias)
         if found is None:
             raise NotFound("There is no room with this alias")
+        room = await self._rooms.get(found.room_id)
         if found.creator != user_id and not is_admin:
-            room = await self._rooms.get(found.room_id)
             await _require_alias_power(room, user_id)
         tx = Transaction()
         stored_aliases.delete_alias(tx, alias)
         await self._db.commit(tx)
+        return room
 
     async def of_room(self, room: Room) -> list[str]:
         """Return the room's aliases on this server."""

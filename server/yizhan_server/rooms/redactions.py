@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from yizhan_database import Database
-from yizhan_server.protocol.errors import Forbidden, NotFound
+from yizhan_server.protocol.errors import Forbidden, InvalidParam, NotFound
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.rooms.power import StateSource, power_levels_in
 from yizhan_server.rooms.room import Room
@@ -44,8 +44,10 @@ async def find_redaction_target(
     if redaction.redacts is None:
         return None
     found = await find_event(db, redaction.redacts)
-    if found is None or found[0] != room.nid:
-        raise NotFound("There is no such event in this room")
+    if found is None:
+        raise NotFound("There is no such event")
+    if found[0] != room.nid:
+        raise InvalidParam("The event is in another room")
     target = found[1]
     levels = await power_levels_in(state, room.version)
     # The rules would let any user of the target's server do this, since a server may speak for

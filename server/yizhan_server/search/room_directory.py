@@ -6,6 +6,7 @@ Spec: client-server API, "Listing rooms".
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.summaries import describe
 from yizhan_server.storage import directory
+
+# Not a bare number: "0" counts as no token in more than one language.
+_TOKEN = re.compile(r"p([0-9]{1,9})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +33,20 @@ class RoomsWanted:
 class RoomDirectory:
     """Lists the published rooms, the largest first."""
 
-    def __init__(self, db: Database, rooms: Rooms) -> None:
+    def __init__(self, db: Database, rooms: Rooms, *, is_open: bool) -> None:
         self._db = db
         self._rooms = rooms
+        self.is_open = is_open
+        """Whether it is shown to those who have not signed in."""
 
     async def page(self, wanted: RoomsWanted) -> dict[str, Any]:
         """Return a page; `since` is the offset that an earlier page named."""
         start = 0
         if wanted.since is not None:
-            if not (wanted.since.isascii() and wanted.since.isdigit() and len(wanted.since) < 10):
+            token = _TOKEN.fullmatch(wanted.since)
+            if token is None:
                 raise InvalidParam("'since' is not a token of this directory")
-            start = int(wanted.since)
+            start = int(token[1])
         listed = []
         async for _, room_id, joined in directory.scan_published_rooms(self._db):
             listed.append((room_id, joined))
@@ -58,9 +65,9 @@ class RoomDirectory:
             "total_room_count_estimate": len(chunk),
         }
         if end < len(chunk):
-            answer["next_batch"] = str(end)
+            answer["next_batch"] = f"p{end}"
         if start > 0:
-            answer["prev_batch"] = str(max(0, start - (wanted.limit or 0)))
+            answer["prev_batch"] = f"p{max(0, start - (wanted.limit or 0))}"
         return answer
 
 

@@ -23,6 +23,7 @@ MAX_CONDITIONS: Final = 32
 MAX_PATTERN_CHARACTERS: Final = 512
 MAX_RULE_ID_BYTES: Final = 255
 
+# They do nothing, and are kept: older clients look for what they have set.
 _HISTORICAL_ACTIONS = ("dont_notify", "coalesce")
 _MEMBER_COUNT = re.compile(r"(==|<=|>=|<|>)?[0-9]{1,18}", re.ASCII)
 
@@ -182,10 +183,9 @@ def _check_actions(actions: JsonValue) -> list[Any]:
     checked: list[Any] = []
     for action in actions:
         is_tweak = isinstance(action, dict) and isinstance(action.get("set_tweak"), str)
-        if is_tweak or action == "notify":
-            checked.append(action)
-        elif action not in _HISTORICAL_ACTIONS:
+        if not is_tweak and action != "notify" and action not in _HISTORICAL_ACTIONS:
             raise InvalidParam("An action is notify, or an object with set_tweak.")
+        checked.append(action)
     return checked
 
 

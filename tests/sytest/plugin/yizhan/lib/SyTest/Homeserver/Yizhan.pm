@@ -179,8 +179,9 @@ sub _write_config
          default_version    => "$self->{default_room_version}",
          encrypt_by_default => "off",
       },
-      presence => { enabled => $yes },
-      outbound => { allow => [ "127.0.0.0/8", "localhost" ] },
+      directory => { everybody => $no, rooms_without_sign_in => $yes },
+      presence  => { enabled => $yes },
+      outbound  => { allow => [ "127.0.0.0/8", "localhost" ] },
    );
 
    return $self->write_file( "config.json",
