@@ -279,7 +279,7 @@ class HomeserverInProcess(_Accounts):
 
 @asynccontextmanager
 async def homeserver_in_process(
-    folder: Path, dialect: Dialect = "sqlite", seed: int = 1, **overrides: object
+    folder: Path, dialect: Dialect = "sqlite", seed: int = 1, /, **overrides: object
 ) -> AsyncIterator[HomeserverInProcess]:
     """Serve the application on a fresh database whose reads yield to the loop at random."""
     settings = settings_for(folder, **overrides)
