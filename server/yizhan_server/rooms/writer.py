@@ -57,7 +57,7 @@ from yizhan_server.streams import Stream
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 5
+ATTEMPTS = 10
 """Times that a write is rebuilt after another worker moved the room's head first."""
 
 
