@@ -28,6 +28,7 @@ from aiohttp import web
 from yarl import URL
 
 from yizhan_config.settings import Settings, load
+from yizhan_database import Database
 from yizhan_server.app import MIGRATIONS, assembled
 from yizhan_server.app import Homeserver as Parts
 from yizhan_server.clock import SystemClock
@@ -285,6 +286,15 @@ async def homeserver_in_process(
     settings = settings_for(folder, **overrides)
     async with (
         opened_fresh(dialect, MIGRATIONS, folder, random.Random(seed)) as db,
+        served(settings, db) as homeserver,
+    ):
+        yield homeserver
+
+
+@asynccontextmanager
+async def served(settings: Settings, db: Database) -> AsyncIterator[HomeserverInProcess]:
+    """Serve the application on an open database, as after a restart if it is not fresh."""
+    async with (
         assembled(settings, db, SystemClock()) as parts,
         aiohttp.ClientSession() as http,
     ):
