@@ -48,7 +48,11 @@ async def colleagues(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         allowed = [push_service.base_url.removeprefix("http://")]
         async with open_installation(folder, push_gateway__outbound_allow=allowed) as yizhan:
             await yizhan.up()
-            clients = await asyncio.gather(yizhan.js(ZHANG), yizhan.js(LI))
+            # Li's client neither shares keys with nor accepts any from devices that their owner
+            # has not signed, as clients are going to do (MSC4153).
+            clients = await asyncio.gather(
+                yizhan.js(ZHANG), yizhan.js(LI, exclude_insecure_devices=True)
+            )
             zhang, li = await asyncio.gather(*map(yizhan.talk, clients))
             yield Colleagues(yizhan, zhang, li, push_service)
 

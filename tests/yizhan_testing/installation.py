@@ -225,9 +225,12 @@ class Installation:
         self.passwords[user_id] = _NEW_ACCOUNT_PASSWORD
         return user_id
 
-    async def js(self, user_id: str, *, identity: bool = True) -> JsClient:
-        """Sign in a new matrix-js-sdk device; with `identity`, it sets up cross-signing."""
-        client = await JsClient.start(self.base_url, user_id, self.passwords[user_id])
+    async def js(self, user_id: str, *, identity: bool = True, **options: Any) -> JsClient:
+        """Sign in a new matrix-js-sdk device; with `identity`, it sets up cross-signing.
+
+        `options` are those of `JsClient.start`.
+        """
+        client = await JsClient.start(self.base_url, user_id, self.passwords[user_id], **options)
         self.opened.push_async_callback(client.close)
         if identity:
             await client.sets_up_identity()
