@@ -9,6 +9,7 @@ Spec: client-server API, "Presence".
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from yizhan_server.streams import Stream
 
 STATES = ("online", "unavailable", "offline")
 OFFLINE_AFTER_S = 60
+FEW = 100
+"""Users of whom it is worth saying that they are offline."""
 CURRENTLY_ACTIVE_MS = 60_000
 """Somebody who was seen within this time counts as active now."""
 
@@ -78,6 +81,15 @@ class Presence:
         if known.status is not None:
             content["status_msg"] = known.status
         return content
+
+    def of(self, users: Collection[str]) -> dict[UserID, dict[str, Any]]:
+        """Return the presence of `users`; of many users, only of those that were ever online."""
+        if not self._enabled:
+            return {}
+        few = len(users) <= FEW
+        return {
+            UserID(user): self.get(UserID(user)) for user in users if few or user in self._users
+        }
 
     def changed_after(self, value: int) -> dict[UserID, dict[str, Any]]:
         """Return the presence of those whose state changed after the counter was at `value`."""

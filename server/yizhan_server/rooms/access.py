@@ -163,6 +163,20 @@ class RoomAccess:
         value = found[nid].content.get("membership") if nid in found else None
         return value if isinstance(value, str) else None
 
+    async def still_current(
+        self, room: Room, events: Sequence[StoredEvent], upto: int
+    ) -> list[StoredEvent]:
+        """Return those of `events` that are the room's state as of `upto`."""
+        found = []
+        for event in events:
+            key = await self._keys.find((event.type, event.state_key or ""))
+            if event.state_key is None or key is None:
+                continue
+            nid = await stored_state.current_state_event(self._db, room.nid, key, upto)
+            if nid == event.nid:
+                found.append(event)
+        return found
+
     async def state_at(self, room: Room, point: Point, key: StateKey) -> StoredEvent | None:
         """Return the state event of a key at a place of the state log."""
         key_nid = await self._keys.find(key)

@@ -176,7 +176,11 @@ class RoomReading:
         if start is None:
             token = PageToken(TOP, LATEST, None) if backwards else PageToken(0, 0, None)
         else:
-            token = _page_token(parse_token(start))
+            given = parse_token(start)
+            token = _page_token(given)
+            if isinstance(given, SyncToken) and not backwards:
+                last = await readable.room.events_after(0, given.position, 1)
+                token = PageToken(last[0].depth, last[0].pos) if last else PageToken(0, 0)
         place, bound = (token.depth, token.position), token.bound
         stop_at = None if stop is None else _page_token(parse_token(stop))
         if not backwards and token.depth == TOP:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from yizhan_server.rooms.access import ReadableRoom, RoomAccess
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import LATEST, Room
 from yizhan_server.storage import rooms as stored_rooms
+from yizhan_server.storage.newcomers import users_with_member_events
 from yizhan_server.storage.rooms import UserRoom
 from yizhan_server.streams import Stream
 from yizhan_server.sync.account_data import AccountDataChanges
@@ -132,10 +134,11 @@ class Sync:
             self._sections.begin(device)
         changes = await self._account_data.changed(user_id, after, upto)
         rooms = await self._rooms_section(device, window, changes.by_room, heard)
+        newcomers = await self._newcomers(window, rooms.get("join", {}))
         account_data = [
             each for each in changes.everywhere if device.wanted.account_data.passes_object(each)
         ]
-        presence = await self._presence_events(device, heard)
+        presence = await self._presence_events(device, heard, newcomers)
         lists: JsonObject = {}
         if after is not None:
             changed, left = await self._device_lists.changed(user_id, after, upto)
@@ -228,10 +231,14 @@ class Sync:
             if newly and users is None:
                 users = self._typing.changed_after(0).get(room.room_id)
             readable = ReadableRoom(room, device.user_id, "join", LATEST)
-            return "join", await self._sections.joined(
+            section = await self._sections.joined(
                 device, readable, Window(None, window.upto) if newly else window,
                 account_data=account_data, typing=users, receipts_changed=receipts_changed,
             )  # fmt: skip
+            if newly and section is not None and window.after is not None:
+                # What the client has of an earlier stay does not connect to this.
+                section["timeline"]["limited"] = True
+            return "join", section
         if not changed:
             return "none", None
         if now in ("invite", "knock"):
@@ -261,11 +268,34 @@ class Sync:
                 return None
             return await self._sections.departure(device, room, member.event)
         readable = ReadableRoom(room, device.user_id, member.membership, ended)
+        if before != "join":
+            # Joined and left since the last answer: the client knows nothing of the room.
+            window = Window(None, window.upto)
         return await self._sections.left(device, readable, window, account_data)
 
-    async def _presence_events(self, device: SyncDevice, heard: int) -> list[JsonObject]:
-        """Return changed presence of those who share a room with the user, and their own."""
+    async def _newcomers(self, window: Window, joined: Mapping[str, JsonObject]) -> set[str]:
+        """Return whom the user shares a room with only since this window."""
+        newcomers: set[str] = set()
+        if window.after is None:
+            return newcomers
+        for room_id in joined:
+            room = await self._rooms.get(room_id)
+            users = await users_with_member_events(self._db, room.nid, window.after, window.upto)
+            newcomers |= users
+        return newcomers
+
+    async def _presence_events(
+        self, device: SyncDevice, heard: int, newcomers: AbstractSet[str]
+    ) -> list[JsonObject]:
+        """Return changed presence of those who share a room with the user, and their own.
+
+        Of `newcomers` also what has not changed.
+        """
         changed = self._presence.changed_after(heard)
+        if device.user_id in newcomers:
+            # Whoever was there before is new, too; in which room does not matter.
+            newcomers = {*await stored_rooms.users_sharing_rooms(self._db, device.user_id)}
+        changed |= self._presence.of(newcomers - {device.user_id})
         if not changed:
             return []
         shared = {*await stored_rooms.users_sharing_rooms(self._db, device.user_id)}

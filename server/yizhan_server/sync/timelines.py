@@ -52,9 +52,12 @@ class Timelines:
         while True:
             # One more than wanted tells whether there is a gap.
             page = await room.events_after(after, end, limit + 1)
+            visible = await self._access.visible(readable, page)
+            if window.after is not None and len(visible) < len(page):
+                visible = await self._with_current_state(readable, page, visible, upto)
             seen = [
                 event
-                for event in reversed(await self._access.visible(readable, page))
+                for event in reversed(visible)
                 if passes(event) and (event.sender not in ignored or event.state_key is not None)
             ]
             picked += seen
@@ -80,6 +83,24 @@ class Timelines:
                 PageToken(first.depth, first.pos, None).serialize(),
             )  # fmt: skip
         return Timeline([], limited, upto, _place(upto))
+
+    async def _with_current_state(
+        self,
+        readable: ReadableRoom,
+        page: list[StoredEvent],
+        visible: list[StoredEvent],
+        upto: int,
+    ) -> list[StoredEvent]:
+        """Return `visible` with those events of the page that a member knows as the state anyhow.
+
+        They happened while the history was not for the reader, who has come (back) since.
+        """
+        if readable.membership != "join":
+            return visible
+        shown = {event.nid for event in visible}
+        hidden = [event for event in page if event.nid not in shown]
+        current = await self._access.still_current(readable.room, hidden, upto)
+        return sorted([*visible, *current], key=lambda event: event.pos)
 
 
 def _count_outdated(events: list[StoredEvent], hidden: Mapping[StateKey, int]) -> int:
