@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-WAIT_S = 60.0
+WAIT_S = 90.0
 """How long anything may take to appear on a busy machine; a reading alone takes some seconds."""
 _SCALE = 2
 _COMMANDS = ("Xvfb", "xdotool", "xclip", "import", "convert", "tesseract", "fc-list")

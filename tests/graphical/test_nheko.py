@@ -14,7 +14,7 @@ from yizhan_testing.installation import BOT, LI, ZHANG, Installation, open_insta
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         bool(screen.missing() + nheko.missing()),
         reason=f"needs {', '.join(screen.missing() + nheko.missing())}: see debian-packages.txt",
