@@ -136,6 +136,29 @@ class Sessions(Section, frozen=True, kw_only=True):
     query_string_tokens: bool = False
 
 
+class Oidc(Section, frozen=True, kw_only=True):
+    """The OpenID Connect provider through which people may sign in."""
+
+    issuer: Annotated[
+        str,
+        _described(r"^$|^https?://[^\s?#]+$", "提供方的网址", "the provider's https URL"),
+    ] = ""
+    name: str = "统一身份认证"
+    client_id: str = ""
+    client_secret_file: Path | None = None
+    scopes: tuple[str, ...] = ("openid", "profile")
+    localpart_claim: str = "preferred_username"
+    display_name_claim: str = "name"
+    create_accounts: bool = True
+    link_existing_accounts: bool = False
+
+
+class Sso(Section, frozen=True, kw_only=True):
+    """Signing in through others who vouch for people."""
+
+    oidc: Oidc = Oidc()
+
+
 class RateLimit(Section, frozen=True, kw_only=True):
     """A leaky bucket: `burst` at once, then `per_second`."""
 
@@ -284,6 +307,7 @@ class Settings(Section, frozen=True, kw_only=True):
     database: Database = Database()
     registration: Registration = Registration()
     sessions: Sessions = Sessions()
+    sso: Sso = Sso()
     rate_limits: RateLimits = RateLimits()
     media: Media = Media()
     rooms: Rooms = Rooms()
@@ -373,6 +397,12 @@ def _check_together(settings: Settings, document: Document) -> None:
                 zh=f"已给出，却没有 tls.{missing}；请把两个都写上",
                 en=f"is given without tls.{missing}; give both",
             )
+    if settings.sso.oidc.issuer and not settings.sso.oidc.client_id:
+        document.refuse(
+            ("sso", "oidc", "issuer"),
+            zh="已给出，却没有 sso.oidc.client_id；请写上在提供方登记的客户端标识",
+            en="is given without sso.oidc.client_id; give the client id registered there",
+        )
     if settings.listen.federation and not settings.tls.certificate:
         document.refuse(
             ("listen", "federation"),

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 from yizhan_config.secret_files import read_secret
 from yizhan_server.accounts.account_data import AccountData
 from yizhan_server.accounts.accounts import Accounts, AttemptLimit
+from yizhan_server.accounts.browser_sessions import BrowserSessions
 from yizhan_server.accounts.confirmation import Confirmations
 from yizhan_server.accounts.filters import Filters
+from yizhan_server.accounts.identity_reset import IdentityResets
 from yizhan_server.accounts.passwords import Passwords
 from yizhan_server.accounts.profiles import Profiles
 from yizhan_server.accounts.push_rules import PushRules
@@ -49,6 +51,8 @@ class PersonalServices:
     filters: Filters
     push_rules: PushRules
     pushers: Pushers
+    identity_resets: IdentityResets
+    browser_sessions: BrowserSessions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,8 @@ def assemble_personal_services(
         filters=Filters(db),
         push_rules=PushRules(db, stream),
         pushers=Pushers(db, stream, clock),
+        identity_resets=IdentityResets(db, clock),
+        browser_sessions=BrowserSessions(db, clock),
     )
 
 
@@ -134,6 +140,7 @@ def assemble_flows(
             profiles=personal.profiles,
             password_change=password_change,
             registration=personal.registration,
+            identity_resets=personal.identity_resets,
         ),
     )
 

@@ -212,6 +212,7 @@ def _line(person: dict[str, Any]) -> str:
         for key, zh, en in (
             ("admin", "管理员", "administrator"),
             ("locked", "已锁定", "locked"),
+            ("suspended", "已禁言", "suspended"),
             ("deactivated", "已停用", "deactivated"),
             ("initial_password", "初始密码未改", "initial password"),
         )
@@ -252,6 +253,28 @@ async def _unlock(call: _Context) -> None:
     answer = await call.act("lock", actor=call.actor, localpart=call.subject, is_locked=False)
     user_id = answer["user_id"]
     call.tell(answer, f"{user_id} 已解锁。", f"{user_id} is not locked any more.")
+
+
+async def _suspend(call: _Context) -> None:
+    answer = await call.act("suspend", actor=call.actor, localpart=call.subject, is_suspended=True)
+    user_id = answer["user_id"]
+    call.tell(answer, f"{user_id} 已禁言：能看、能退出，不能发送。", f"{user_id} is suspended.")
+
+
+async def _unsuspend(call: _Context) -> None:
+    answer = await call.act("suspend", actor=call.actor, localpart=call.subject, is_suspended=False)
+    user_id = answer["user_id"]
+    call.tell(answer, f"{user_id} 已解除禁言。", f"{user_id} is not suspended any more.")
+
+
+async def _reset_identity(call: _Context) -> None:
+    answer = await call.act("reset-identity", actor=call.actor, localpart=call.subject)
+    user_id = answer["user_id"]
+    call.tell(
+        answer,
+        f"十分钟内，{user_id} 可以在客户端中重设一次加密身份。",
+        f"Within ten minutes {user_id} may replace the cryptographic identity once, in a client.",
+    )
 
 
 async def _admin(call: _Context) -> None:
@@ -436,6 +459,16 @@ _COMMANDS = {
     ),
     "lock": _Command("lock LOCALPART", "锁定账号", "lock the account", _lock),
     "unlock": _Command("unlock LOCALPART", "解除锁定", "end the lock", _unlock),
+    "suspend": _Command(
+        "suspend LOCALPART", "禁言：能看不能发", "suspend: may read, not write", _suspend
+    ),
+    "unsuspend": _Command("unsuspend LOCALPART", "解除禁言", "end the suspension", _unsuspend),
+    "reset-identity": _Command(
+        "reset-identity LOCALPART",
+        "允许其在十分钟内重设一次加密身份",
+        "allow one new cryptographic identity within ten minutes",
+        _reset_identity,
+    ),
     "admin": _Command(
         "admin LOCALPART",
         "设为管理员",

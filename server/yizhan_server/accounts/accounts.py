@@ -181,6 +181,15 @@ class Accounts:
         storage.update_locked(tx, user_id, is_locked=is_locked)
         tx.after_commit(lambda _: self._sessions.forget_user(user_id))
 
+    def record_suspended(self, tx: Transaction, user_id: UserID, *, is_suspended: bool) -> None:
+        """Record a suspension or its end: see `api.suspension` for what it takes away."""
+        storage.update_suspended(tx, user_id, is_suspended=is_suspended)
+        tx.after_commit(lambda _: self._sessions.forget_user(user_id))
+
+    def record_erasure(self, tx: Transaction, user_id: UserID) -> None:
+        """Record that others shall see no more of the account's messages than they have seen."""
+        storage.update_erased(tx, user_id)
+
     def record_admin(self, tx: Transaction, user_id: UserID, *, is_admin: bool) -> None:
         """Record that somebody becomes an administrator, or no longer is one."""
         storage.update_admin(tx, user_id, is_admin=is_admin)

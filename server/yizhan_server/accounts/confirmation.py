@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PASSWORD = "m.login.password"  # noqa: S105 - the name of a stage
 DUMMY = "m.login.dummy"
+OAUTH = "m.oauth"
 REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105
 
 Flow = tuple[str, ...]
@@ -36,6 +37,20 @@ Flow = tuple[str, ...]
 
 BY_PASSWORD: tuple[Flow, ...] = ((PASSWORD,),)
 MAX_REGISTRATION_TOKEN_LENGTH = 64
+
+
+def reset_needed(url: str) -> ConfirmationNeeded:
+    """Return the 401 that sends the owner to the page `url` to allow new cross-signing keys.
+
+    The second stage is what clients knew before v1.17 of the specification.
+    """
+    stages = (OAUTH, "org.matrix.cross_signing_reset")
+    return ConfirmationNeeded(
+        tuple((stage,) for stage in stages),
+        _new_session(),
+        (),
+        params={stage: {"url": url} for stage in stages},
+    )
 
 
 class ConfirmationNeeded(MatrixError):
@@ -47,11 +62,12 @@ class ConfirmationNeeded(MatrixError):
         session: str,
         completed: Flow,
         failure: MatrixError | None = None,
+        params: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(401, "M_FORBIDDEN", "Confirmation needed")
         self._answer: dict[str, Any] = {
             "flows": [{"stages": list(flow)} for flow in flows],
-            "params": {},
+            "params": params or {},
             "session": session,
             "completed": list(completed),
         }

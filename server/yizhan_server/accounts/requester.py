@@ -18,3 +18,4 @@ class Requester:
     token_nid: int
     is_admin: bool = False
     is_guest: bool = False
+    is_suspended: bool = False

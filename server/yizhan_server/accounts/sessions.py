@@ -25,6 +25,7 @@ from yizhan_server.accounts.text import check_text
 from yizhan_server.protocol.errors import MatrixError, NotFound, UnknownToken
 from yizhan_server.protocol.identifiers import DeviceID, UserID
 from yizhan_server.storage import accounts as account_storage
+from yizhan_server.storage import browser_sessions as browser_storage
 from yizhan_server.storage import devices as storage
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ MAX_DEVICE_NAME_BYTES = 255
 _CACHE_SIZE = 20_000
 _TRUST_MS = 30_000
 _TIDY_EVERY_S = 180.0
+_REUSE_NOTICED_MS = 90 * 86_400_000
+"""So long a refresh token that was replaced is known again when it comes back."""
 _DEVICE_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 TokenNids = tuple[int, int]
@@ -123,7 +126,10 @@ class Sessions:
         if token is None:
             self._drop(digest)
             raise UnknownToken
-        requester = Requester(token.user_id, token.device_id, token.nid, token.is_admin)
+        requester = Requester(
+            token.user_id, token.device_id, token.nid, token.is_admin,
+            is_suspended=token.is_suspended,
+        )  # fmt: skip
         known = _Known(requester, token.expires_ms, token.is_locked, now_ms + _TRUST_MS)
         # A sign-out that committed during the look-up has already passed through the cache and
         # will not come again: what was read before it may be answered, but not remembered.
@@ -137,7 +143,7 @@ class Sessions:
 
     async def _confirm(self, token: AccessToken) -> None:
         tx = Transaction()
-        storage.confirm_refresh(tx, token)
+        storage.confirm_refresh(tx, token, self._clock.now_ms() + _REUSE_NOTICED_MS)
         tx.after_commit(lambda _: self.forget_user(token.user_id))
         with contextlib.suppress(GuardFailed):
             await self._db.commit(tx)
@@ -212,20 +218,20 @@ class Sessions:
             self._lifetime_ms if refreshable else None,
         )  # fmt: skip
 
-    async def refresh(self, refresh_token: str) -> NewSession:
-        """Exchange a refresh token for a new pair.
+    async def refresh(self, refresh_token: str, *, client_id: str | None = None) -> NewSession:
+        """Exchange a refresh token for a new pair; `client_id` is None for one of /login.
 
         The old pair stays valid until the new one is used, so that an answer that is lost can be
         asked for again.
         """
         used = await storage.find_refresh_token(self._db, tokens.digest_of(refresh_token))
-        if used is None:
+        if used is None or used.client_id != client_id:
             raise UnknownToken("The refresh token is not valid")
         if used.is_locked:
             raise user_locked()
         nids = await self.prepare()
         tx = Transaction()
-        storage.guard_refresh(tx, used)
+        storage.guard_refresh(tx, used, self._clock.now_ms() + _REUSE_NOTICED_MS)
         new = self._record_tokens(
             tx, nids, used.user_id, used.device_id, supersedes=used.nid, refreshable=True
         )
@@ -246,8 +252,9 @@ class Sessions:
         tx.after_commit(lambda _: self.forget_user(user_id))
 
     def record_end_of_all(self, tx: Transaction, user_id: UserID, kept: DeviceID | None) -> None:
-        """Record the end of all devices but `kept`, and of the sign-in tokens."""
+        """Record the end of all devices but `kept`, of browsers and of the sign-in tokens."""
         storage.delete_devices_except(tx, user_id, kept or "")
+        browser_storage.delete_browser_sessions(tx, user_id)
         account_storage.delete_login_tokens(tx, user_id)
         tx.after_commit(lambda _: self.forget_user(user_id))
 
@@ -311,6 +318,7 @@ class Sessions:
             tx, [(ms, address, user, device) for (user, device), (ms, address) in seen.items()]
         )
         account_storage.delete_expired(tx, self._clock.now_ms())
+        browser_storage.delete_expired(tx, self._clock.now_ms())
         await self._db.commit(tx)
 
     async def run(self) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from yizhan_database import Database
     from yizhan_server.accounts.accounts import Accounts
+    from yizhan_server.accounts.identity_reset import IdentityResets
     from yizhan_server.accounts.profiles import Profiles
     from yizhan_server.accounts.registration import Registration
     from yizhan_server.clock import Clock
@@ -70,6 +71,7 @@ class UserAdministration:
         profiles: Profiles,
         password_change: PasswordChange,
         registration: Registration,
+        identity_resets: IdentityResets,
     ) -> None:
         self._db = db
         self._numbers = numbers
@@ -78,6 +80,7 @@ class UserAdministration:
         self._profiles = profiles
         self._password_change = password_change
         self._registration = registration
+        self._identity_resets = identity_resets
 
     # region looking
 
@@ -177,6 +180,26 @@ class UserAdministration:
         await self._commit(tx, localpart)
         return {"user_id": account.user_id}
 
+    async def set_suspended(self, actor: str, localpart: str, *, is_suspended: bool) -> JsonObject:
+        """Suspend an account, or end that. It may read and leave, and write nothing."""
+        account = await self._find(localpart)
+        record = await self._act(actor, "suspend" if is_suspended else "unsuspend", {})
+        tx = Transaction()
+        self._accounts.record_suspended(tx, account.user_id, is_suspended=is_suspended)
+        record(tx, account.user_id)
+        await self._commit(tx, localpart)
+        return {"user_id": account.user_id}
+
+    async def allow_identity_reset(self, actor: str, localpart: str) -> JsonObject:
+        """Let somebody replace their cross-signing keys once, within ten minutes."""
+        account = await self._find(localpart)
+        record = await self._act(actor, "reset_identity", {})
+        tx = Transaction()
+        self._identity_resets.record(tx, account.user_id)
+        record(tx, account.user_id)
+        await self._commit(tx, localpart)
+        return {"user_id": account.user_id}
+
     async def set_admin(self, actor: str, localpart: str, *, is_admin: bool) -> JsonObject:
         """Make an administrator of the homeserver, or no longer."""
         account = await self._find(localpart)
@@ -238,6 +261,7 @@ def _to_json(account: Account, display_name: str | None) -> JsonObject:
         "display_name": display_name,
         "admin": account.is_admin,
         "locked": account.is_locked,
+        "suspended": account.is_suspended,
         "deactivated": account.is_deactivated,
         "initial_password": account.has_initial_password,
         "created_ms": account.created_ms,

@@ -27,13 +27,12 @@ from aiohttp import (
     web,
 )
 
-from yizhan_server.admin.administration import Refusal
+from yizhan_server.admin.administration import Refusal, UserAdministration
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from yizhan_server.admin.administration import UserAdministration
 
 SOCKET_NAME = "homeserver.sock"
 _MAX_PATH = 100
@@ -45,31 +44,18 @@ class NotRunning(Exception):
 
 
 async def act(administration: UserAdministration, name: str, arguments: object) -> Any:
-    """Perform the act `name`; Refusal when it cannot be done or is not known.
+    """Perform the act `name`; Refusal when it cannot be done or is not known."""
+    found = _ACTS.get(name)
+    if found is None:
+        raise Refusal(
+            "服务器不认识这个操作；它的版本可能较旧。", "The server does not know this act."
+        )
+    kind, perform = found
+    return await perform(administration, **_checked(arguments, kind))
 
-    The one table of acts, for both ways of calling them.
-    """
-    match name:
-        case "list":
-            return await administration.list_people()
-        case "taken":
-            return await administration.find_taken(**_checked(arguments, Taken))
-        case "add":
-            return await administration.add(**_checked(arguments, Add))
-        case "password":
-            return await administration.set_password(**_checked(arguments, SetPassword))
-        case "lock":
-            return await administration.set_locked(**_checked(arguments, SetLocked))
-        case "admin":
-            return await administration.set_admin(**_checked(arguments, SetAdmin))
-        case "token":
-            return await administration.make_token(**_checked(arguments, MakeToken))
-        case "log":
-            return await administration.list_acts(**_checked(arguments, ListActs))
-        case _:
-            raise Refusal(
-                "服务器不认识这个操作；它的版本可能较旧。", "The server does not know this act."
-            )
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
 
 
 class Taken(msgspec.Struct):
@@ -105,6 +91,21 @@ class SetLocked(msgspec.Struct):
     is_locked: bool
 
 
+class SetSuspended(msgspec.Struct):
+    """Arguments of `set_suspended`."""
+
+    actor: str
+    localpart: str
+    is_suspended: bool
+
+
+class Subject(msgspec.Struct):
+    """Arguments of what needs nothing but an account."""
+
+    actor: str
+    localpart: str
+
+
 class SetAdmin(msgspec.Struct):
     """Arguments of `set_admin`."""
 
@@ -125,6 +126,21 @@ class ListActs(msgspec.Struct):
     """Arguments of `list_acts`."""
 
     limit: int = 100
+
+
+_ACTS: dict[str, tuple[type[msgspec.Struct], Callable[..., Awaitable[Any]]]] = {
+    "list": (Nothing, UserAdministration.list_people),
+    "taken": (Taken, UserAdministration.find_taken),
+    "add": (Add, UserAdministration.add),
+    "password": (SetPassword, UserAdministration.set_password),
+    "lock": (SetLocked, UserAdministration.set_locked),
+    "suspend": (SetSuspended, UserAdministration.set_suspended),
+    "reset-identity": (Subject, UserAdministration.allow_identity_reset),
+    "admin": (SetAdmin, UserAdministration.set_admin),
+    "token": (MakeToken, UserAdministration.make_token),
+    "log": (ListActs, UserAdministration.list_acts),
+}
+"""The one table of acts, for both ways of calling them."""
 
 
 def _checked(arguments: object, kind: type[msgspec.Struct]) -> dict[str, Any]:

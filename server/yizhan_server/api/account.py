@@ -56,5 +56,5 @@ async def list_contact_addresses(call: Call[None]) -> JsonObject:
 async def deactivate(call: Call[DeactivateBody]) -> JsonObject:
     """End one's account for good."""
     await require_confirmation(call, call.body.auth)
-    await call.services.deactivation.deactivate(call.requester.user_id)
+    await call.services.deactivation.deactivate(call.requester.user_id, erase=call.body.erase)
     return {"id_server_unbind_result": "success"}

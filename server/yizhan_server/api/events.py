@@ -11,6 +11,7 @@ import msgspec
 import orjson
 
 from yizhan_server.api.routing import Call, JsonObject, Routes
+from yizhan_server.api.suspension import user_suspended
 from yizhan_server.protocol.errors import BadJson, InvalidParam
 from yizhan_server.protocol.identifiers import parse_event_id, parse_user_id
 from yizhan_server.rooms.writer import ClientTxn, Draft
@@ -62,6 +63,10 @@ async def redact(call: Call[RedactBody]) -> JsonObject:
 async def _redact(call: Call[Any], target: str, content: JsonObject) -> JsonObject:
     parse_event_id(target)
     joined = await call.joined_room()
+    if call.requester.is_suspended:
+        event = await call.services.access.access_event(joined.user_id, joined.room.room_id, target)
+        if event.event.sender != joined.user_id:
+            raise user_suspended()
     event_id = await call.services.writer.send(
         joined.room,
         Draft(joined.user_id, "m.room.redaction", content, redacts=target),
@@ -236,6 +241,8 @@ async def get_event(call: Call[None]) -> bytes:
     visible = await call.visible_event()
     reader = call.reader_of(visible.readable)
     return (await call.services.renderer.render(reader, [visible.event]))[0]
+
+
 
 
 def _txn(call: Call[Any], scope: str) -> ClientTxn:

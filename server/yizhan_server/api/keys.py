@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from yizhan_server.accounts.confirmation import reset_needed
 from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.routing import Call, JsonObject, Routes
 from yizhan_server.e2ee.input import check_object
@@ -56,9 +57,24 @@ async def upload_cross_signing_keys(call: Call[JsonObject]) -> JsonObject:
     if auth is not None:
         check_object(auth, "'auth'")
     await call.services.cross_signing.upload(
-        call.requester.user_id, call.body, partial(require_confirmation, call, auth)
+        call.requester.user_id, call.body, partial(_confirm_new_identity, call, auth)
     )
     return {}
+
+
+async def _confirm_new_identity(call: Call[JsonObject], auth: JsonObject | None) -> None:
+    """Return when the owner wants other cross-signing keys, or answer what is to be done for it."""
+    services, requester = call.services, call.requester
+    if await services.identity_resets.use_up(requester.user_id):
+        return
+    account = await services.accounts.find_active(requester.user_id)
+    has_password = account is not None and account.password_hash is not None
+    if has_password and not await services.oauth_grants.is_oauth(requester):
+        await require_confirmation(call, auth)
+        return
+    # Such a client has never seen a password, and is not to ask for one.
+    page = services.auth_metadata["account_management_uri"]
+    raise reset_needed(f"{page}?action=org.matrix.cross_signing_reset")
 
 
 @routes.post("/v3/keys/signatures/upload", body=dict, also=("/unstable/keys/signatures/upload",))

@@ -34,6 +34,7 @@ from yizhan_server.accounts.requester import Requester
 from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.limits import RateLimits
 from yizhan_server.api.services import Services
+from yizhan_server.api.suspension import is_open_to_suspended, user_suspended
 from yizhan_server.protocol.errors import MatrixError, TooLarge
 from yizhan_server.protocol.identifiers import InvalidIdentifier
 from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, VisibleEvent
@@ -177,6 +178,7 @@ class Call(Generic[Body]):
 
 
 Answer = JsonObject | bytes | Reply
+OnError = Callable[[web.BaseRequest, MatrixError], Reply]
 Handler = Callable[[Call[Any]], Awaitable[Answer]]
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Any]])
 
@@ -195,6 +197,9 @@ class Route:
     raw_body: bool
     alternatives: tuple[str, ...] = ()
     """Other paths of the same operation: older versions, unstable names."""
+    open_to_suspended: bool = False
+    on_error: OnError | None = None
+    """Words a failure where the caller is a person's browser and not a client."""
 
 
 class Routes:
@@ -203,8 +208,9 @@ class Routes:
     Every `/v3/` path is served under `/r0/` too: clients in use still call it.
     """
 
-    def __init__(self, prefix: str = "/_matrix/client") -> None:
+    def __init__(self, prefix: str = "/_matrix/client", on_error: OnError | None = None) -> None:
         self._prefix = prefix
+        self._on_error = on_error
         self.routes: list[Route] = []
 
     def _add(
@@ -230,6 +236,8 @@ class Routes:
             route = Route(
                 method, self._prefix + path, cast("Handler", handler), auth, limit, parse, max_body,
                 raw_body, alternatives,
+                is_open_to_suspended(method, [self._prefix + path, *alternatives]),
+                self._on_error,
             )  # fmt: skip
             self.routes.append(route)
             return handler
@@ -440,9 +448,19 @@ class Wrapper:
         route, path = self._router.find(
             "GET" if request.method == "HEAD" else request.method, raw_path
         )
+        try:
+            return await self._serve(request, route, path)
+        except MatrixError as error:
+            if route.on_error is None:
+                raise
+            return route.on_error(request, error)
+
+    async def _serve(self, request: web.BaseRequest, route: Route, path: dict[str, str]) -> Answer:
         requester = None
         if route.auth is not Auth.NONE:
             requester = await self._requester(request, route.auth)
+            if requester is not None and requester.is_suspended and not route.open_to_suspended:
+                raise user_suspended()
         if route.limit is not None:
             self._limits.check(
                 route.limit, requester.user_id if requester else self._addresses.of(request)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yizhan_database import Database
     from yizhan_server.accounts.account_data import AccountData
     from yizhan_server.accounts.accounts import Accounts
+    from yizhan_server.accounts.browser_sessions import BrowserSessions
     from yizhan_server.accounts.confirmation import Confirmations
     from yizhan_server.accounts.filters import Filters
+    from yizhan_server.accounts.identity_reset import IdentityResets
     from yizhan_server.accounts.passwords import Passwords
     from yizhan_server.accounts.profiles import Profiles
     from yizhan_server.accounts.push_rules import PushRules
     from yizhan_server.accounts.pushers import Pushers
     from yizhan_server.accounts.registration import Registration, SharedSecretRegistration
     from yizhan_server.accounts.sessions import Sessions
+    from yizhan_server.admin.administration import UserAdministration
     from yizhan_server.api.discovery import Discovery, Turn
     from yizhan_server.e2ee.cross_signing import CrossSigning
     from yizhan_server.e2ee.device_lists import DeviceLists
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
     from yizhan_server.flows.profile_change import ProfileChange
     from yizhan_server.media.repository import ContentRepository
     from yizhan_server.media.thumbnails import Thumbnails
+    from yizhan_server.oauth.authorization import Authorizations
+    from yizhan_server.oauth.clients import Clients
+    from yizhan_server.oauth.device_codes import DeviceCodes
+    from yizhan_server.oauth.grants import Grants
     from yizhan_server.protocol.identifiers import ServerName
     from yizhan_server.rooms.access import RoomAccess
     from yizhan_server.rooms.aliases import Aliases
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.writer import EventWriter
     from yizhan_server.search.room_directory import RoomDirectory
     from yizhan_server.search.user_directory import UserDirectory
+    from yizhan_server.sso.sign_in import SsoSignIn
     from yizhan_server.sync.event_stream import EventStream
     from yizhan_server.sync.sliding.sliding_sync import SlidingSync
     from yizhan_server.sync.sync import Sync
@@ -74,6 +82,15 @@ class Services:
     filters: Filters
     push_rules: PushRules
     pushers: Pushers
+    auth_metadata: dict[str, Any]
+    oauth_clients: Clients
+    oauth_authorizations: Authorizations
+    oauth_device_codes: DeviceCodes
+    oauth_grants: Grants
+    sso: SsoSignIn | None
+    browser_sessions: BrowserSessions
+    identity_resets: IdentityResets
+    administration: UserAdministration
     logout: Logout
     device_rename: DeviceRename
     password_change: PasswordChange

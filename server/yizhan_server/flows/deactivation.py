@@ -51,9 +51,16 @@ class Deactivation:
         self._forget_identity = forget_identity
 
     async def deactivate(
-        self, user_id: UserID, *, also: Callable[[Transaction], None] | None = None
+        self,
+        user_id: UserID,
+        *,
+        erase: bool = False,
+        also: Callable[[Transaction], None] | None = None,
     ) -> None:
-        """End the account, or answer M_NOT_FOUND when it is not in use."""
+        """End the account, or answer M_NOT_FOUND when it is not in use.
+
+        With `erase`, its messages are shown redacted to whoever has not seen them.
+        """
         devices = await self._logout.find_device_ids(user_id)
         tx = Transaction()
         self._accounts.record_deactivation(tx, user_id)
@@ -61,6 +68,8 @@ class Deactivation:
         self._forget_identity(tx, user_id)
         self._profiles.record_removal(tx, user_id)
         delete_account_data(tx, user_id)
+        if erase:
+            self._accounts.record_erasure(tx, user_id)
         if also is not None:
             also(tx)
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from yizhan_database import in_list
 from yizhan_server.protocol.identifiers import UserID
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
 
     from yizhan_database import Database, Row, Transaction
 
@@ -26,6 +27,8 @@ class Account:
     created_ms: int
     signed_in_ms: int | None
     ver: int
+    is_suspended: bool
+    is_erased: bool
 
     @property
     def is_deactivated(self) -> bool:
@@ -35,7 +38,7 @@ class Account:
 
 _COLUMNS = (
     "user_id, password_hash, has_initial_password, is_admin, is_locked, deactivated_ms,"
-    " created_ms, signed_in_ms, ver"
+    " created_ms, signed_in_ms, ver, is_suspended, is_erased"
 )
 
 
@@ -43,7 +46,8 @@ async def find_account(db: Database, user_id: UserID) -> Account | None:
     """Return the account, deactivated ones included, or None."""
     row = await db.row(
         "SELECT user_id, password_hash, has_initial_password, is_admin, is_locked,"
-        " deactivated_ms, created_ms, signed_in_ms, ver FROM account WHERE user_id = ?",
+        " deactivated_ms, created_ms, signed_in_ms, ver, is_suspended, is_erased"
+        " FROM account WHERE user_id = ?",
         user_id,
     )
     return None if row is None else _account(row)
@@ -57,10 +61,11 @@ async def scan_accounts(db: Database) -> AsyncIterator[Account]:
 
 
 def _account(row: Row) -> Account:
-    user_id, password_hash, initial, admin, locked, deactivated_ms, created_ms, signed_in, ver = row
+    user_id, password_hash, initial, admin, locked, deactivated_ms, created_ms, *rest = row
+    signed_in_ms, ver, suspended, erased = rest
     return Account(
         UserID(user_id), password_hash, bool(initial), bool(admin), bool(locked), deactivated_ms,
-        created_ms, signed_in, ver,
+        created_ms, signed_in_ms, ver, bool(suspended), bool(erased),
     )  # fmt: skip
 
 
@@ -112,6 +117,30 @@ def update_locked(tx: Transaction, user_id: UserID, *, is_locked: bool) -> None:
         " WHERE user_id = ? AND deactivated_ms IS NULL",
         int(is_locked), user_id,
     )  # fmt: skip
+
+
+def update_suspended(tx: Transaction, user_id: UserID, *, is_suspended: bool) -> None:
+    """Suspend, or no longer. A guard: the account must be in use."""
+    tx.guard(
+        "UPDATE account SET is_suspended = ?, ver = ver + 1"
+        " WHERE user_id = ? AND deactivated_ms IS NULL",
+        int(is_suspended), user_id,
+    )  # fmt: skip
+
+
+def update_erased(tx: Transaction, user_id: UserID) -> None:
+    """Hide what the account wrote from whoever has not seen it yet."""
+    tx.execute("UPDATE account SET is_erased = 1 WHERE user_id = ?", user_id)
+
+
+async def find_erased(db: Database, user_ids: Collection[str]) -> set[str]:
+    """Return those of the users whose accounts are erased."""
+    rows = await db.rows(
+        *in_list(
+            "SELECT user_id FROM account WHERE user_id IN (??) AND is_erased = 1", list(user_ids)
+        )
+    )
+    return {user_id for (user_id,) in rows}
 
 
 def update_admin(tx: Transaction, user_id: UserID, *, is_admin: bool) -> None:

@@ -35,6 +35,7 @@ class AccessToken:
     supersedes: int | None
     is_admin: bool
     is_locked: bool
+    is_suspended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,12 @@ class RefreshToken:
     user_id: UserID
     device_id: DeviceID
     is_locked: bool
+    client_id: str | None
+    """The OAuth client it was given to, None for one of /login."""
+
+
+_OF_SESSIONS = ("access_token", "refresh_token", "spent_refresh_token", "oauth_session")
+"""What a sign-in on the device ends, beside the device itself."""
 
 
 async def find_devices(db: Database, user_id: UserID) -> list[Device]:
@@ -99,7 +106,7 @@ def update_last_seen(
 
 def delete_devices(tx: Transaction, user_id: UserID, device_ids: Collection[str]) -> None:
     """Delete devices and the tokens bound to them."""
-    for table in ("access_token", "refresh_token", "device"):
+    for table in (*_OF_SESSIONS, "device"):
         tx.execute(
             *in_list(
                 f"DELETE FROM {table} WHERE user_id = ? AND device_id IN (??)",
@@ -114,7 +121,7 @@ def delete_devices_except(tx: Transaction, user_id: UserID, kept: str) -> None:
 
     By condition, not by list: a device that signed in since the list was read goes as well.
     """
-    for table in ("access_token", "refresh_token", "device"):
+    for table in (*_OF_SESSIONS, "device"):
         tx.execute(
             f"DELETE FROM {table} WHERE user_id = ? AND device_id <> ?",
             user_id,
@@ -124,7 +131,7 @@ def delete_devices_except(tx: Transaction, user_id: UserID, kept: str) -> None:
 
 def delete_tokens(tx: Transaction, user_id: UserID, device_id: DeviceID) -> None:
     """Delete the tokens of a device, which stays."""
-    for table in ("access_token", "refresh_token"):
+    for table in _OF_SESSIONS:
         tx.execute(
             f"DELETE FROM {table} WHERE user_id = ? AND device_id = ?",
             user_id,
@@ -135,29 +142,32 @@ def delete_tokens(tx: Transaction, user_id: UserID, device_id: DeviceID) -> None
 async def find_access_token(db: Database, digest: bytes) -> AccessToken | None:
     """Return the token with this digest, expired or not."""
     row = await db.row(
-        "SELECT t.nid, t.user_id, t.device_id, t.expires_ms, t.supersedes, a.is_admin, a.is_locked"
+        "SELECT t.nid, t.user_id, t.device_id, t.expires_ms, t.supersedes, a.is_admin, a.is_locked,"
+        " a.is_suspended"
         " FROM access_token t JOIN account a ON a.user_id = t.user_id WHERE t.digest = ?",
         digest,
     )
     if row is None:
         return None
-    nid, user_id, device_id, expires_ms, supersedes, is_admin, is_locked = row
+    nid, user_id, device_id, expires_ms, supersedes, is_admin, is_locked, is_suspended = row
     return AccessToken(
         nid, UserID(user_id), DeviceID(device_id), expires_ms, supersedes, bool(is_admin),
-        bool(is_locked),
+        bool(is_locked), bool(is_suspended),
     )  # fmt: skip
 
 
 async def find_refresh_token(db: Database, digest: bytes) -> RefreshToken | None:
     """Return the refresh token with this digest."""
     row = await db.row(
-        "SELECT t.nid, t.user_id, t.device_id, a.is_locked"
-        " FROM refresh_token t JOIN account a ON a.user_id = t.user_id WHERE t.digest = ?",
+        "SELECT t.nid, t.user_id, t.device_id, a.is_locked, s.client_id"
+        " FROM refresh_token t JOIN account a ON a.user_id = t.user_id"
+        " LEFT JOIN oauth_session s ON s.user_id = t.user_id AND s.device_id = t.device_id"
+        " WHERE t.digest = ?",
         digest,
     )
     if row is None:
         return None
-    return RefreshToken(row[0], UserID(row[1]), DeviceID(row[2]), bool(row[3]))
+    return RefreshToken(row[0], UserID(row[1]), DeviceID(row[2]), bool(row[3]), row[4])
 
 
 def insert_access_token(
@@ -195,12 +205,25 @@ def insert_refresh_token(
     )  # fmt: skip
 
 
-def guard_refresh(tx: Transaction, used: RefreshToken) -> None:
+def _remember_spent(tx: Transaction, nid_sql: str, nid: int, forget_ms: int) -> None:
+    """Note that a refresh token of an OAuth session is replaced, before its row goes."""
+    tx.execute(
+        "INSERT INTO spent_refresh_token (digest, user_id, device_id, client_id, forget_ms)"
+        " SELECT t.digest, t.user_id, t.device_id, s.client_id, CAST(? AS BIGINT)"
+        " FROM refresh_token AS t JOIN oauth_session AS s"
+        " ON s.user_id = t.user_id AND s.device_id = t.device_id"
+        f" WHERE t.nid = {nid_sql} ON CONFLICT DO NOTHING",
+        forget_ms, nid,
+    )  # fmt: skip
+
+
+def guard_refresh(tx: Transaction, used: RefreshToken, forget_ms: int) -> None:
     """Make `used` the only refresh token of its device.
 
     Its successors of an earlier, unanswered refresh go, and so does the one before it: that
     `used` is presented proves that the client has it. A guard: it must still be there.
     """
+    _remember_spent(tx, "(SELECT supersedes FROM refresh_token WHERE nid = ?)", used.nid, forget_ms)
     tx.guard("UPDATE refresh_token SET supersedes = NULL WHERE nid = ?", used.nid)
     tx.execute(
         "DELETE FROM refresh_token WHERE user_id = ? AND device_id = ? AND nid <> ?",
@@ -212,7 +235,7 @@ def guard_refresh(tx: Transaction, used: RefreshToken) -> None:
     )  # fmt: skip
 
 
-def confirm_refresh(tx: Transaction, token: AccessToken) -> None:
+def confirm_refresh(tx: Transaction, token: AccessToken, forget_ms: int) -> None:
     """Make `token`, on its first use, the only access token of its device.
 
     The refresh token that bought it goes; the one that came with it stays. A guard: of two first
@@ -222,6 +245,8 @@ def confirm_refresh(tx: Transaction, token: AccessToken) -> None:
         "UPDATE access_token SET supersedes = NULL WHERE nid = ? AND supersedes = ?",
         token.nid, token.supersedes,
     )  # fmt: skip
+    assert token.supersedes is not None
+    _remember_spent(tx, "?", token.supersedes, forget_ms)
     tx.execute(
         "DELETE FROM access_token WHERE user_id = ? AND device_id = ? AND nid <> ?",
         token.user_id, token.device_id, token.nid,

@@ -1,0 +1,7 @@
+"""Every page: one list of the modules that declare them."""
+
+from __future__ import annotations
+
+from yizhan_server.pages import account, consent, sign_in
+
+PAGES = (account.pages.routes, consent.pages.routes, sign_in.pages.routes)

@@ -1,0 +1,81 @@
+"""The services of signing in through a browser, wired: a part of the composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from yizhan_config.secret_files import read_secret
+from yizhan_server.api.limits import RateLimits
+from yizhan_server.api.oauth import ACCOUNT_PATH, make_auth_metadata
+from yizhan_server.oauth.authorization import Authorizations
+from yizhan_server.oauth.clients import Clients
+from yizhan_server.oauth.device_codes import GUESSES, DeviceCodes
+from yizhan_server.oauth.grants import Grants
+from yizhan_server.sso.provider import Provider
+from yizhan_server.sso.sign_in import SsoSignIn
+
+if TYPE_CHECKING:
+    from yizhan_config.outbound import OutboundSession
+    from yizhan_config.settings import Settings
+    from yizhan_database import Database
+    from yizhan_server.account_services import AccountFlows, PersonalServices
+    from yizhan_server.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class _Rate:
+    per_second: float
+    burst: int
+
+
+_GUESSING_RATE = _Rate(per_second=1 / 60, burst=20)
+"""For user codes. Not a setting: against 20^8 codes this makes guessing hopeless, and a person
+types one or two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignInServices:
+    """What pages and OAuth endpoints use."""
+
+    auth_metadata: dict[str, Any]
+    clients: Clients
+    authorizations: Authorizations
+    device_codes: DeviceCodes
+    grants: Grants
+    sso: SsoSignIn | None
+
+
+def assemble_sign_in(
+    settings: Settings,
+    db: Database,
+    clock: Clock,
+    outbound: OutboundSession,
+    personal: PersonalServices,
+    flows: AccountFlows,
+) -> SignInServices:
+    """Build the authorization server and, where one is configured, the provider's client."""
+    clients = Clients(db, clock)
+    device_codes = DeviceCodes(db, clock, clients, RateLimits({GUESSES: _GUESSING_RATE}, clock))
+    oidc = settings.sso.oidc
+    sso = None
+    if oidc.issuer:
+        secret = None if oidc.client_secret_file is None else read_secret(oidc.client_secret_file)
+        callback = f"{settings.public.client_baseurl}{ACCOUNT_PATH}/sso/callback"
+        provider = Provider(oidc, secret, callback, outbound, clock)
+        sso = SsoSignIn(db, clock, oidc, provider, personal.accounts, personal.profiles)
+    return SignInServices(
+        auth_metadata=make_auth_metadata(settings),
+        clients=clients,
+        authorizations=Authorizations(db, clock, clients),
+        device_codes=device_codes,
+        grants=Grants(
+            db, clock,
+            accounts=personal.accounts,
+            sessions=personal.sessions,
+            clients=clients,
+            device_codes=device_codes,
+            logout=flows.logout,
+        ),
+        sso=sso,
+    )  # fmt: skip
