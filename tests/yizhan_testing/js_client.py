@@ -559,6 +559,10 @@ class JsClient:
     ) -> None:
         await self.call("sees_typing", within, roomId=room, userId=user_id, typing=typing)
 
+    async def rooms(self) -> dict[str, JsonObject]:
+        """Return of each room `membership`, `name`, ids of the `latest` events, and the counts."""
+        return dict((await self.call("rooms"))["rooms"])
+
     async def unread(self, room: str) -> JsonObject:
         """Return `notifications`, `highlights`, and the same of each of `threads`."""
         return await self.call("unread", roomId=room)

@@ -532,6 +532,22 @@ export class Device {
         };
     }
 
+    /** What a room list shows: of each room the membership, the latest events, and the counts. */
+    async rooms({ latest = 3 } = {}) {
+        const rooms = {};
+        for (const room of this.#client.getRooms()) {
+            const shown = room.getLiveTimeline().getEvents().filter((event) => event.status === null);
+            rooms[room.roomId] = {
+                membership: room.getMyMembership(),
+                name: room.name,
+                latest: shown.slice(-latest).map((event) => event.getId()),
+                notifications: room.getUnreadNotificationCount(NotificationCountType.Total),
+                highlights: room.getUnreadNotificationCount(NotificationCountType.Highlight),
+            };
+        }
+        return { rooms };
+    }
+
     async unread_becomes({ roomId, notifications, highlights, timeoutMs }) {
         return this.#waiting.until(
             `unread counts ${notifications}/${highlights}`,
