@@ -45,12 +45,13 @@ async def test_unknown_paths_are_404_and_wrong_methods_405(town: Town) -> None:
         assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED"), path
     by_path: dict[str, set[str]] = {}
     for route in Router(list(ROUTES)).routes:
-        by_path.setdefault(route.path, set()).add(route.method)
-    for path, methods in by_path.items():
-        concrete = "/".join("x" if part.startswith("{") else part for part in path.split("/"))
+        for path in (route.path, *route.alternatives):
+            concrete = "/".join("x" if part.startswith("{") else part for part in path.split("/"))
+            by_path.setdefault(concrete, set()).add(route.method)
+    for concrete, methods in by_path.items():
         for method in {"GET", "PUT", "POST", "DELETE", "PATCH", "PROPFIND"} - methods:
             answer = await town.attacks(method, concrete)
-            assert (answer.status, answer.errcode) == (405, "M_UNRECOGNIZED"), (method, path)
+            assert (answer.status, answer.errcode) == (405, "M_UNRECOGNIZED"), (method, concrete)
 
 
 async def test_every_path_answers_a_preflight(town: Town) -> None:
