@@ -24,6 +24,7 @@ from yizhan_server.account_services import (
     assemble_room_flows,
 )
 from yizhan_server.accounts.member_profiles import MemberProfiles
+from yizhan_server.accounts.openid import OpenidTokens
 from yizhan_server.accounts.room_settings import RoomSettings
 from yizhan_server.api.all_routes import ROUTES
 from yizhan_server.api.client_address import ClientAddresses
@@ -54,6 +55,7 @@ from yizhan_server.pages.all_pages import PAGES
 from yizhan_server.protocol.identifiers import parse_server_name
 from yizhan_server.protocol.signing import SigningKey
 from yizhan_server.push.delivery import PushDelivery
+from yizhan_server.push.history import NotificationHistory
 from yizhan_server.rooms.access import RoomAccess
 from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.creation import RoomCreation
@@ -238,6 +240,8 @@ def build(
         filters=personal.filters,
         push_rules=personal.push_rules,
         pushers=personal.pushers,
+        openid_tokens=OpenidTokens(db, clock, personal.accounts),
+        notification_history=NotificationHistory(db, stream, rooms, access, renderer),
         auth_metadata=sign_in.auth_metadata,
         oauth_clients=sign_in.clients,
         oauth_authorizations=sign_in.authorizations,

@@ -11,6 +11,7 @@ import secrets
 ACCESS = "yat_"
 REFRESH = "yrt_"
 LOGIN = "ylt_"
+OPENID = "yot_"
 
 _BYTES = 32
 

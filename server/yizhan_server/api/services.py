@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.confirmation import Confirmations
     from yizhan_server.accounts.filters import Filters
     from yizhan_server.accounts.identity_reset import IdentityResets
+    from yizhan_server.accounts.openid import OpenidTokens
     from yizhan_server.accounts.passwords import Passwords
     from yizhan_server.accounts.profiles import Profiles
     from yizhan_server.accounts.push_rules import PushRules
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from yizhan_server.oauth.device_codes import DeviceCodes
     from yizhan_server.oauth.grants import Grants
     from yizhan_server.protocol.identifiers import ServerName
+    from yizhan_server.push.history import NotificationHistory
     from yizhan_server.rooms.access import RoomAccess
     from yizhan_server.rooms.aliases import Aliases
     from yizhan_server.rooms.creation import RoomCreation
@@ -82,6 +84,8 @@ class Services:
     filters: Filters
     push_rules: PushRules
     pushers: Pushers
+    openid_tokens: OpenidTokens
+    notification_history: NotificationHistory
     auth_metadata: dict[str, Any]
     oauth_clients: Clients
     oauth_authorizations: Authorizations

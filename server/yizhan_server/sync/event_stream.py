@@ -41,6 +41,7 @@ from yizhan_server.sync.filters import EventFilter
 
 JsonObject = dict[str, Any]
 
+PUSH_RULES = "m.push_rules"
 OLDEST = PageToken(0, 0).serialize()
 """The place before a room's first event."""
 
@@ -146,7 +147,8 @@ class EventStream:
                 "rooms": rooms,
                 "presence": self._presence_of(shared),
                 "receipts": receipts,
-                "account_data": account_data.everywhere,
+                # There is an endpoint for the push rules; they were never among this.
+                "account_data": [e for e in account_data.everywhere if e["type"] != PUSH_RULES],
             }
         )
 

@@ -109,10 +109,14 @@ def _count_outdated(events: list[StoredEvent], hidden: Mapping[StateKey, int]) -
     A client applies the state first and then the timeline. Were a topic in the timeline that
     was changed while the reader was away, the client would keep the old one.
     """
+    last_word: set[StateKey] = set()
     for index in range(len(events) - 1, -1, -1):
         event = events[index]
-        if event.state_key is not None and hidden.get((event.type, event.state_key), 0) > event.pos:
+        if event.state_key is None or (key := (event.type, event.state_key)) in last_word:
+            continue
+        if hidden.get(key, 0) > event.pos:
             return index + 1
+        last_word.add(key)
     return 0
 
 

@@ -58,6 +58,14 @@ CREATE TABLE login_token (
 CREATE INDEX login_token_by_user ON login_token (user_id);
 CREATE INDEX login_token_by_expiry ON login_token (expires_ms);
 
+-- Tokens with which another service learns whose they are, and nothing else.
+CREATE TABLE openid_token (
+    digest BLOB NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    expires_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX openid_token_by_expiry ON openid_token (expires_ms);
+
 -- User-interactive authentications of which some stage, but not all, is done.
 CREATE TABLE confirmation (
     session_id TEXT NOT NULL PRIMARY KEY,
