@@ -108,9 +108,7 @@ class Browser:
         relative = parts._replace(scheme="", netloc="").geturl()
         return await self._walk("GET", relative, None)
 
-    async def sends(
-        self, form: Form, *, press: str | None = None, **fields: str
-    ) -> Page:
+    async def sends(self, form: Form, *, press: str | None = None, **fields: str) -> Page:
         """Fill a form in and send it; `press` is the value of the button."""
         filled = {**form.fields, **fields}
         if press is not None:

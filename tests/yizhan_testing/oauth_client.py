@@ -55,7 +55,7 @@ class OAuthClient:
         assert answer.status == 201, answer.json
         return cls(server, answer.json["client_id"], metadata["redirect_uris"][0])
 
-    def authorize_path(self, device_id: str = "PHONE", **changes: str | None) -> str:
+    def authorize_path(self, device_id: str = "PHONE", /, **changes: str | None) -> str:
         """Return the authorization request, with parameters changed or (None) left out."""
         query: dict[str, str | None] = {
             "response_type": "code",

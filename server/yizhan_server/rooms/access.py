@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yizhan_database import Database
 from yizhan_server.protocol.errors import Forbidden, NotFound
@@ -19,7 +19,8 @@ from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.events import REJECTED, SOFT_FAILED, StoredEvent
+from yizhan_server.storage.accounts import find_erased
+from yizhan_server.storage.events import REDACTED, REJECTED, SOFT_FAILED, StoredEvent
 from yizhan_server.storage.state import Point, StateKey
 
 
@@ -156,6 +157,29 @@ class RoomAccess:
         """Return the reader's membership at each of `events`, `leave` where there was none."""
         timeline = await self._timeline(readable.room, ("m.room.member", readable.user_id))
         return [timeline.at(event.pos, "membership") or "leave" for event in events]
+
+    async def without_erased(
+        self, events: Sequence[StoredEvent], memberships: Sequence[str]
+    ) -> list[StoredEvent]:
+        """Return the events, those as redacted whose senders asked for erasure.
+
+        `memberships` are the reader's at each: who was in the room when such an event was sent
+        has seen it, and still does. Spec: client-server API, `erase` of "/account/deactivate".
+        """
+        unseen = {
+            event.sender
+            for event, membership in zip(events, memberships, strict=True)
+            if membership != "join"
+        }
+        erased = await find_erased(self._db, unseen) if unseen else set()
+        if not erased:
+            return list(events)
+        return [
+            replace(event, flags=event.flags | REDACTED)
+            if event.sender in erased and membership != "join"
+            else event
+            for event, membership in zip(events, memberships, strict=True)
+        ]
 
     async def membership_of_event(self, nid: int) -> str | None:
         """Return the membership that a member event sets."""

@@ -120,6 +120,9 @@ class Relations:
         found = await stored_relations.latest_replacement(self._db, readable.room.nid, target)
         if found is None or not await self._access.visible(readable, [found]):
             return None
+        found = await self._without_erased(readable, found)
+        if found.flags & REDACTED:
+            return None
         return orjson.Fragment(event_bytes(found, readable.room))
 
     async def _thread(self, readable: ReadableRoom, target: StoredEvent) -> object | None:
@@ -128,8 +131,9 @@ class Relations:
         )
         if summary is None:
             return None
-        latest = orjson.loads(event_bytes(summary.latest, readable.room))
-        nested = await self._replacement(readable, summary.latest)
+        newest = await self._without_erased(readable, summary.latest)
+        latest = orjson.loads(event_bytes(newest, readable.room))
+        nested = await self._replacement(readable, newest)
         if nested is not None:
             latest["unsigned"] = {"m.relations": {REPLACE: nested}}
         return {
@@ -139,6 +143,10 @@ class Relations:
                 summary.participated or target.sender == readable.user_id
             ),
         }
+
+    async def _without_erased(self, readable: ReadableRoom, event: StoredEvent) -> StoredEvent:
+        memberships = await self._access.membership_at(readable, [event])
+        return (await self._access.without_erased([event], memberships))[0]
 
     async def _references(self, readable: ReadableRoom, target: StoredEvent) -> object | None:
         rows = await stored_relations.related(

@@ -71,6 +71,8 @@ class EventRenderer:
         """Return the JSON of each event, in order."""
         if not events:
             return []
+        memberships = await self._access.membership_at(reader.readable, events)
+        events = await self._access.without_erased(events, memberships)
         now_ms = self._clock.now_ms()
         own = [event.event_id for event in events if event.sender == reader.user_id]
         txn_ids: dict[str, str] = {}
@@ -81,7 +83,6 @@ class EventRenderer:
         redacted = [event.event_id for event in events if event.flags & REDACTED]
         redactions = await self._redactions(reader, redacted) if redacted else {}
         relations = await self._aggregations.bundle(reader.readable, events) if bundle else {}
-        memberships = await self._access.membership_at(reader.readable, events)
         rendered = []
         for event, membership in zip(events, memberships, strict=True):
             unsigned: dict[str, Any] = {

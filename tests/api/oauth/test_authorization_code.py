@@ -77,9 +77,7 @@ async def test_who_refuses_sends_the_client_a_refusal(
 ) -> None:
     await server.has("alice")
     client = await OAuthClient.register(server)
-    page = await browser.signs_in(
-        await browser.opens(client.authorize_path()), "alice", PASSWORD
-    )
+    page = await browser.signs_in(await browser.opens(client.authorize_path()), "alice", PASSWORD)
     assert "Postbox" in page.text
     assert "app.postbox.example" in page.text
 
@@ -235,9 +233,7 @@ async def test_a_parameter_that_is_given_twice_is_refused(
     server: AccountServer, browser: Browser
 ) -> None:
     client = await OAuthClient.register(server)
-    page = await browser.opens(
-        client.authorize_path() + "&redirect_uri=https://evil.example/back"
-    )
+    page = await browser.opens(client.authorize_path() + "&redirect_uri=https://evil.example/back")
     assert (page.status, page.location) == (400, None)
 
     answer = await client.post("/token", b"grant_type=refresh_token&grant_type=x&client_id=y")
