@@ -226,6 +226,12 @@ class Turn(Section, frozen=True, kw_only=True):
     user_lifetime_seconds: Positive = 86_400
 
 
+class Appservices(Section, frozen=True, kw_only=True):
+    """Bridges and other programs that own users and rooms here."""
+
+    registrations: tuple[Path, ...] = ()
+
+
 class Outbound(Section, frozen=True, kw_only=True):
     """Whom the homeserver may call although the address is private; see `outbound.AllowList`."""
 
@@ -315,6 +321,7 @@ class Settings(Section, frozen=True, kw_only=True):
     presence: Presence = Presence()
     federation: Federation = Federation()
     turn: Turn = Turn()
+    appservices: Appservices = Appservices()
     outbound: Outbound = Outbound()
     limits: Limits = Limits()
     push_gateway: PushGateway = PushGateway()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from yizhan_config.settings import Settings
     from yizhan_database import Database, Transaction
+    from yizhan_server.accounts.namespaces import NamespaceGuard
     from yizhan_server.clock import Clock
     from yizhan_server.protocol.identifiers import UserID
     from yizhan_server.storage.numbers import Numbers
@@ -76,6 +77,7 @@ def assemble_personal_services(
     *,
     settings: Settings,
     limits: AttemptLimit,
+    namespaces: NamespaceGuard,
 ) -> PersonalServices:
     """Build the services of one's own; `passwords.close` ends their threads."""
     sessions = Sessions(db, numbers, clock, settings.sessions)
@@ -87,6 +89,7 @@ def assemble_personal_services(
         sessions=sessions,
         passwords=passwords,
         limits=limits,
+        namespaces=namespaces,
     )
     profiles = Profiles(db)
     secret_file = settings.registration.shared_secret_file

@@ -25,6 +25,7 @@ from yizhan_server.account_services import (
 )
 from yizhan_server.accounts.member_profiles import MemberProfiles
 from yizhan_server.accounts.openid import OpenidTokens
+from yizhan_server.accounts.registration_sessions import RegistrationSessions
 from yizhan_server.accounts.room_settings import RoomSettings
 from yizhan_server.api.all_routes import ROUTES
 from yizhan_server.api.client_address import ClientAddresses
@@ -32,6 +33,17 @@ from yizhan_server.api.discovery import Turn, make_discovery
 from yizhan_server.api.limits import Rate, RateLimits
 from yizhan_server.api.routing import Router, Wrapper
 from yizhan_server.api.services import Services
+from yizhan_server.appservices.accounts import AppserviceAccounts
+from yizhan_server.appservices.calls import AppserviceCalls
+from yizhan_server.appservices.delivery import AppserviceDelivery
+from yizhan_server.appservices.directory import NetworkDirectories
+from yizhan_server.appservices.identities import AppserviceIdentities
+from yizhan_server.appservices.interests import Interests
+from yizhan_server.appservices.queries import AppserviceQueries
+from yizhan_server.appservices.registered import Appservices
+from yizhan_server.appservices.registration import load_registrations
+from yizhan_server.appservices.third_party import ThirdParty
+from yizhan_server.appservices.transactions import Transactions
 from yizhan_server.clock import Clock
 from yizhan_server.e2ee.cross_signing import CrossSigning
 from yizhan_server.e2ee.device_changes import DeviceChanges
@@ -106,6 +118,7 @@ class Homeserver:
     stream: Stream
     flows: AccountFlows
     push: PushDelivery
+    appservice_delivery: AppserviceDelivery
     connections: Connections
 
 
@@ -136,14 +149,29 @@ def make_limits(settings: RateLimitSettings, clock: Clock) -> RateLimits:
     return RateLimits(rates, clock, settings.exempt_users)
 
 
+def make_appservices(settings: Settings) -> Appservices:
+    """Read the registrations of the application services; raises ConfigurationError."""
+    files = settings.appservices.registrations
+    return Appservices(load_registrations(files, parse_server_name(settings.server_name)))
+
+
 @asynccontextmanager
 async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIterator[Homeserver]:
     """Run the homeserver over an open database; what works in the background ends with it."""
     await check_server_name(db, settings.server_name)
-    async with outbound_session(settings.outbound.allow) as outbound, Background() as background:
-        homeserver = build(settings, db, clock, outbound, background)
+    appservices = make_appservices(settings)
+    async with (
+        outbound_session(settings.outbound.allow) as outbound,
+        # Of its own: strangers, whose addresses the other one meets, are not to reach bridges.
+        outbound_session(appservices.hosts()) as to_appservices,
+        Background() as background,
+    ):
+        calls = AppserviceCalls(to_appservices)
+        homeserver = build(settings, db, clock, outbound, background, appservices, calls)
+        await homeserver.services.appservice_accounts.prepare()
         homeserver.services.media.prepare()
         homeserver.push.start()
+        homeserver.appservice_delivery.start()
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
         background.keep("oauth", homeserver.services.oauth_grants.run)
@@ -166,6 +194,8 @@ def build(
     clock: Clock,
     outbound: OutboundSession,
     background: Background,
+    appservices: Appservices,
+    appservice_calls: AppserviceCalls,
 ) -> Homeserver:
     """Build every service, the lower layers first."""
     server_name = parse_server_name(settings.server_name)
@@ -174,17 +204,20 @@ def build(
     numbers = Numbers(db)
     limits = make_limits(settings.rate_limits, clock)
     personal = assemble_personal_services(
-        db, numbers, stream, clock, settings=settings, limits=limits
+        db, numbers, stream, clock, settings=settings, limits=limits, namespaces=appservices
     )
     keys = StateKeys(db, numbers)
     rooms = Rooms(db, keys, server_name)
+    appservice_queries = AppserviceQueries(appservices, appservice_calls)
     push_evaluation = PushEvaluation(personal.push_rules, server_name)
     writer = EventWriter(
         db, stream, clock, rooms, keys, numbers, push_evaluation, server_name, signing_key
     )
     profiles = MemberProfiles(personal.accounts, personal.profiles)
     room_settings = RoomSettings(personal.account_data, personal.push_rules)
-    members = Members(db, stream, rooms, writer, profiles, room_settings, server_name)
+    members = Members(
+        db, stream, rooms, writer, profiles, room_settings, appservice_queries, server_name
+    )
     to_device = ToDevice(db, stream, clock, server_name=server_name)
     device_lists = DeviceLists(db, stream)
     device_changes = DeviceChanges(db, stream, background)
@@ -197,7 +230,7 @@ def build(
         db, personal, flows, members, forgetter.forget_user
     )
     access = RoomAccess(db, rooms, keys)
-    aliases = Aliases(db, rooms, server_name)
+    aliases = Aliases(db, rooms, appservice_queries, server_name)
     relations = Relations(db, access)
     summaries = RoomSummaries(rooms)
     renderer = EventRenderer(db, clock, access, relations)
@@ -234,6 +267,11 @@ def build(
         passwords=personal.passwords,
         confirmations=personal.confirmations,
         registration=personal.registration,
+        registration_sessions=RegistrationSessions(
+            clock,
+            read_secret(settings.signing_key_file),
+            settings.sessions.confirmation_lifetime_seconds,
+        ),
         shared_secret_registration=personal.shared_secret_registration,
         profiles=personal.profiles,
         account_data=personal.account_data,
@@ -251,6 +289,13 @@ def build(
         browser_sessions=personal.browser_sessions,
         identity_resets=personal.identity_resets,
         administration=flows.administration,
+        appservices=appservices,
+        appservice_accounts=AppserviceAccounts(
+            db, clock, appservices, personal.accounts, personal.sessions
+        ),
+        appservice_queries=appservice_queries,
+        network_directories=NetworkDirectories(db),
+        third_party=ThirdParty(appservices, appservice_calls),
         logout=flows.logout,
         device_rename=DeviceRename(personal.sessions, device_changes),
         password_change=flows.password_change,
@@ -306,8 +351,16 @@ def build(
     )  # fmt: skip
     wrapper = Wrapper(
         Router([*ROUTES, *PAGES]), services, limits, personal.sessions.authenticate,
+        AppserviceIdentities(db, appservices, personal.accounts),
         ClientAddresses(settings.listen.trusted_proxies),
         query_string_tokens=settings.sessions.query_string_tokens,
     )  # fmt: skip
     push = PushDelivery(db, stream, clock, rooms, personal.pushers, unread, outbound, background)
-    return Homeserver(wrapper, services, stream, flows, push, connections)
+    transactions = Transactions(
+        db, rooms, Interests(db, rooms), renderer, typing, presence, e2ee_keys
+    )
+    delivery = AppserviceDelivery(
+        db, stream, counter, appservices, transactions, appservice_calls, background
+    )
+    appservice_queries.on_reached(delivery.note_reached)
+    return Homeserver(wrapper, services, stream, flows, push, delivery, connections)

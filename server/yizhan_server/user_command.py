@@ -126,7 +126,9 @@ async def _offline(settings: Settings) -> AsyncIterator[Administrator]:
         OtherInstallation,
         build,
         check_server_name,
+        make_appservices,
     )
+    from yizhan_server.appservices.calls import AppserviceCalls  # noqa: PLC0415
 
     url = get_database_url(settings.database.url, settings.database.password_file)
     async with AsyncExitStack() as stack:
@@ -138,7 +140,10 @@ async def _offline(settings: Settings) -> AsyncIterator[Administrator]:
             raise OpeningRefused(str(error)) from None
         outbound = await stack.enter_async_context(outbound_session(settings.outbound.allow))
         background = await stack.enter_async_context(Background())
-        homeserver = build(settings, db, SystemClock(), outbound, background)
+        homeserver = build(
+            settings, db, SystemClock(), outbound, background,
+            make_appservices(settings), AppserviceCalls(outbound),
+        )  # fmt: skip
         stack.callback(homeserver.services.passwords.close)
 
         async def here(name: str, **arguments: Any) -> Any:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from yizhan_database import Database
+    from yizhan_server.accounts.namespaces import NamespaceGuard
     from yizhan_server.accounts.passwords import Passwords
     from yizhan_server.clock import Clock
     from yizhan_server.storage.accounts import Account
@@ -60,6 +61,7 @@ class Accounts:
         sessions: Sessions,
         passwords: Passwords,
         limits: AttemptLimit,
+        namespaces: NamespaceGuard,
     ) -> None:
         self._db = db
         self._clock = clock
@@ -67,6 +69,7 @@ class Accounts:
         self._sessions = sessions
         self._passwords = passwords
         self._limits = limits
+        self._namespaces = namespaces
 
     # region finding
 
@@ -111,9 +114,13 @@ class Accounts:
         except InvalidIdentifier as error:
             raise MatrixError(400, "M_INVALID_USERNAME", str(error)) from None
 
-    async def check_available(self, localpart: str) -> UserID:
-        """Return the id that a new account would get, or answer M_USER_IN_USE."""
+    async def check_available(self, localpart: str, *, service: str | None = None) -> UserID:
+        """Return the id that a new account would get, or answer M_USER_IN_USE or M_EXCLUSIVE.
+
+        `service` is the id of the application service that asks for it.
+        """
         user_id = self.check_name(localpart)
+        self._namespaces.check_user(user_id, service)
         if await storage.find_account(self._db, user_id) is not None:
             raise user_in_use()
         return user_id
@@ -125,13 +132,15 @@ class Accounts:
         *,
         is_admin: bool = False,
         has_initial_password: bool = False,
+        service: str | None = None,
         also: Callable[[Transaction, UserID], None] | None = None,
     ) -> UserID:
         """Create an account; `also` records what else belongs into the same commit.
 
-        Answers M_INVALID_USERNAME, M_USER_IN_USE or M_WEAK_PASSWORD. `also` must record no guard.
+        Answers M_INVALID_USERNAME, M_EXCLUSIVE, M_USER_IN_USE or M_WEAK_PASSWORD. `also` must
+        record no guard.
         """
-        user_id = await self.check_available(localpart)
+        user_id = await self.check_available(localpart, service=service)
         password_hash = None if password is None else await self.hash_password(user_id, password)
         tx = Transaction()
         self.record_account(

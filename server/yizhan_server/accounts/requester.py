@@ -19,3 +19,6 @@ class Requester:
     is_admin: bool = False
     is_guest: bool = False
     is_suspended: bool = False
+    appservice: str | None = None
+    """The application service that speaks for the user; then `device_id` may be empty."""
+    is_rate_limited: bool = True

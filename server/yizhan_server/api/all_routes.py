@@ -5,6 +5,7 @@ from __future__ import annotations
 from yizhan_server.api import (
     account,
     account_data,
+    appservices,
     devices,
     directories,
     discovery,
@@ -32,6 +33,7 @@ from yizhan_server.api import (
 ROUTES = (
     account.routes,
     account_data.routes,
+    appservices.routes,
     devices.routes,
     directories.routes,
     discovery.routes,

@@ -11,7 +11,7 @@ import msgspec
 
 from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.login import AuthBody
-from yizhan_server.api.routing import Call, JsonObject, Routes
+from yizhan_server.api.routing import Call, JsonObject, Reply, Routes
 
 if TYPE_CHECKING:
     from yizhan_server.storage.devices import Device
@@ -47,8 +47,15 @@ async def get_device(call: Call[None]) -> JsonObject:
 
 
 @routes.put("/v3/devices/{device_id}", body=DeviceBody)
-async def rename_device(call: Call[DeviceBody]) -> JsonObject:
-    """Rename a device."""
+async def rename_device(call: Call[DeviceBody]) -> JsonObject | Reply:
+    """Rename a device; application services create one so."""
+    if (
+        call.requester.appservice is not None
+        and await call.services.appservice_accounts.ensure_device(
+            call.requester.user_id, call.path["device_id"], call.body.display_name
+        )
+    ):
+        return Reply({}, status=201)
     await call.services.device_rename.rename(
         call.requester.user_id, call.path["device_id"], call.body.display_name
     )

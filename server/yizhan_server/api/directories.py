@@ -74,8 +74,20 @@ async def search_public_rooms(call: Call[PublicRoomsBody]) -> JsonObject:
             room_types=None if wanted.room_types is None else tuple(wanted.room_types),
             since=body.since,
             limit=_limit(body.limit),
+            network=_network(body.third_party_instance_id),
+            all_networks=body.include_all_networks,
         )
     )
+
+
+def _network(instance_id: str | None) -> tuple[str, str] | None:
+    """Return (application service, network) of an instance that /thirdparty/protocols named."""
+    if instance_id is None:
+        return None
+    service, bar, network = instance_id.partition("|")
+    if not bar:
+        raise InvalidParam("'third_party_instance_id' names no network of this server")
+    return service, network
 
 
 def _limit(limit: int | None) -> int | None:

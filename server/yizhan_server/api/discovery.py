@@ -121,12 +121,6 @@ async def get_turn_server(call: Call[None]) -> JsonObject:
     return call.services.turn.get(call.requester.user_id)
 
 
-@routes.get("/v3/thirdparty/protocols")
-async def list_protocols(call: Call[None]) -> JsonObject:
-    """List the bridged networks: none."""
-    return {}
-
-
 @well_known_routes.get("/client", auth=Auth.NONE)
 async def get_client_well_known(call: Call[None]) -> JsonObject:
     """Tell clients where this server is."""

@@ -37,7 +37,7 @@ async def send(call: Call[JsonObject]) -> JsonObject:
     joined = await call.joined_room()
     event_id = await call.services.writer.send(
         joined.room,
-        Draft(joined.user_id, call.path["type"], call.body),
+        Draft(joined.user_id, call.path["type"], call.body, ts_ms=_time(call)),
         _txn(call, f"send/{joined.room.room_id}/{call.path['type']}"),
     )
     return {"event_id": event_id}
@@ -48,7 +48,7 @@ async def send_once(call: Call[JsonObject]) -> JsonObject:
     """Send a message event without a transaction id: gone from the specification, still used."""
     joined = await call.joined_room()
     event_id = await call.services.writer.send(
-        joined.room, Draft(joined.user_id, call.path["type"], call.body)
+        joined.room, Draft(joined.user_id, call.path["type"], call.body, ts_ms=_time(call))
     )
     return {"event_id": event_id}
 
@@ -109,7 +109,7 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
     else:
         room = (await call.joined_room()).room
     event_id = await call.services.writer.send(
-        room, Draft(call.requester.user_id, kind, call.body, state_key)
+        room, Draft(call.requester.user_id, kind, call.body, state_key, ts_ms=_time(call))
     )
     return {"event_id": event_id}
 
@@ -243,6 +243,14 @@ async def get_event(call: Call[None]) -> bytes:
     return (await call.services.renderer.render(reader, [visible.event]))[0]
 
 
+def _time(call: Call[Any]) -> int | None:
+    """Return the time that an application service gives its event."""
+    if call.requester.appservice is None or call.query("ts") is None:
+        return None
+    time_ms = call.query_int("ts", 0, high=2**53)
+    if time_ms == 2**53:
+        raise InvalidParam("'ts' is more than an event can hold")
+    return time_ms
 
 
 def _txn(call: Call[Any], scope: str) -> ClientTxn:

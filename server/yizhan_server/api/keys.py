@@ -10,6 +10,7 @@ from functools import partial
 from yizhan_server.accounts.confirmation import reset_needed
 from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.routing import Call, JsonObject, Routes
+from yizhan_server.appservices.accounts import device_needed
 from yizhan_server.e2ee.input import check_object
 
 routes = Routes()
@@ -19,6 +20,8 @@ routes = Routes()
 async def upload_keys(call: Call[JsonObject]) -> JsonObject:
     """Publish the keys of the device that calls."""
     requester = call.requester
+    if not requester.device_id:
+        raise device_needed()
     counts = await call.services.e2ee_keys.upload(requester.user_id, requester.device_id, call.body)
     return {"one_time_key_counts": counts}
 
@@ -65,6 +68,8 @@ async def upload_cross_signing_keys(call: Call[JsonObject]) -> JsonObject:
 async def _confirm_new_identity(call: Call[JsonObject], auth: JsonObject | None) -> None:
     """Return when the owner wants other cross-signing keys, or answer what is to be done for it."""
     services, requester = call.services, call.requester
+    if requester.appservice is not None:
+        return
     if await services.identity_resets.use_up(requester.user_id):
         return
     account = await services.accounts.find_active(requester.user_id)

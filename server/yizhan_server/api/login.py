@@ -10,12 +10,15 @@ from typing import Any
 import msgspec
 
 from yizhan_server.accounts.confirmation import named_user
+from yizhan_server.accounts.sessions import NewSession
 from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
-from yizhan_server.protocol.errors import MatrixError, MissingParam, MissingToken
+from yizhan_server.protocol.errors import MatrixError, MissingParam, MissingToken, UnknownToken
 from yizhan_server.protocol.identifiers import server_name_of
 
 routes = Routes()
+
+APPSERVICE_LOGIN = "m.login.application_service"
 
 
 class LoginBody(msgspec.Struct):
@@ -54,14 +57,41 @@ async def get_login_flows(call: Call[None]) -> JsonObject:
     if sso is not None:
         provider = {"id": sso.idp_id, "name": sso.name}
         flows.append({"type": "m.login.sso", "identity_providers": [provider]})
+    if call.services.appservices:
+        flows.append({"type": APPSERVICE_LOGIN})
     return {"flows": flows}
 
 
-@routes.post("/v3/login", body=LoginBody, auth=Auth.NONE, limit="login")
+@routes.post("/v3/login", body=LoginBody, auth=Auth.OPTIONAL_APPSERVICE, limit="login")
 async def log_in(call: Call[LoginBody]) -> JsonObject:
     """Start a session."""
+    session = await _start_session(call)
+    answer: JsonObject = {
+        "user_id": session.user_id,
+        "device_id": session.device_id,
+        "home_server": server_name_of(session.user_id),
+        **session.fields(),
+    }
+    well_known = call.services.discovery.client
+    if well_known is not None:
+        answer["well_known"] = well_known
+    return answer
+
+
+async def _start_session(call: Call[LoginBody]) -> NewSession:
     body, accounts = call.body, call.services.accounts
     login_token = None
+    if body.type == APPSERVICE_LOGIN:
+        service, name = require_appservice(call), named_user(body.identifier, body.user)
+        if name is None:
+            raise MissingParam("A user identifier is needed")
+        return await call.services.appservice_accounts.sign_in(
+            service,
+            name,
+            device_id=body.device_id,
+            device_name=body.initial_device_display_name,
+            refreshable=bool(body.refresh_token),
+        )
     if body.type == "m.login.password":
         name = named_user(body.identifier, body.user)
         if name is None or body.password is None:
@@ -74,23 +104,13 @@ async def log_in(call: Call[LoginBody]) -> JsonObject:
         account = await accounts.check_login_token(login_token)
     else:
         raise MatrixError(400, "M_UNKNOWN", "This type of login is not supported")
-    session = await accounts.sign_in(
+    return await accounts.sign_in(
         account,
         device_id=body.device_id,
         display_name=body.initial_device_display_name,
         refreshable=bool(body.refresh_token),
         login_token=login_token,
     )
-    answer: JsonObject = {
-        "user_id": session.user_id,
-        "device_id": session.device_id,
-        "home_server": server_name_of(session.user_id),
-        **session.fields(),
-    }
-    well_known = call.services.discovery.client
-    if well_known is not None:
-        answer["well_known"] = well_known
-    return answer
 
 
 @routes.post("/v1/login/get_token", body=AuthBody, limit="login")
@@ -127,11 +147,19 @@ async def log_out_everywhere(call: Call[None]) -> JsonObject:
 @routes.get("/v3/account/whoami")
 async def whoami(call: Call[None]) -> JsonObject:
     """Tell whose token this is."""
-    return {
-        "user_id": call.requester.user_id,
-        "device_id": call.requester.device_id,
-        "is_guest": call.requester.is_guest,
-    }
+    requester = call.requester
+    answer: JsonObject = {"user_id": requester.user_id, "is_guest": requester.is_guest}
+    if requester.device_id:
+        answer["device_id"] = requester.device_id
+    return answer
+
+
+def require_appservice(call: Call[Any]) -> str:
+    """Return the id of the application service that calls, or answer as for a wrong token."""
+    requester = call.maybe_requester
+    if requester is None or requester.appservice is None:
+        raise MissingToken if call.find_token(call.request) is None else UnknownToken
+    return requester.appservice
 
 
 def _token(call: Call[None]) -> str:

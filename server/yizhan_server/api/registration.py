@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 
 from yizhan_server.api.confirming import require_confirmation
+from yizhan_server.api.login import APPSERVICE_LOGIN, require_appservice
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
 from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError, MissingParam
 from yizhan_server.protocol.identifiers import server_name_of
+from yizhan_server.storage.accounts import Account
 
 routes = Routes()
 admin_routes = Routes(prefix="/_synapse/admin")
@@ -28,6 +30,16 @@ class RegisterBody(msgspec.Struct):
     initial_device_display_name: str | None = None
     inhibit_login: bool | None = None
     refresh_token: bool | None = None
+    type: str | None = None
+
+
+REMEMBERED = frozenset(
+    (
+        "username", "password", "device_id", "initial_device_display_name", "inhibit_login",
+        "refresh_token",
+    )
+)  # fmt: skip
+"""What later requests of a session need not say again."""
 
 
 class SharedSecretBody(msgspec.Struct):
@@ -43,25 +55,86 @@ class SharedSecretBody(msgspec.Struct):
     inhibit_login: bool = False
 
 
-@routes.post("/v3/register", body=RegisterBody, auth=Auth.NONE, limit="registration")
+@routes.post("/v3/register", body=RegisterBody, auth=Auth.OPTIONAL_APPSERVICE, limit="registration")
 async def register(call: Call[RegisterBody]) -> JsonObject:
     """Create an account and sign in to it."""
     body, registration = call.body, call.services.registration
+    if body.type == APPSERVICE_LOGIN:
+        return await _register_for_appservice(call)
     kind = call.query("kind") or "user"
     if kind == "guest":
         raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not admitted")
     if kind != "user":
         raise InvalidParam("'kind' is user or guest")
     flows = registration.get_flows()
+    said = _recall(call)
+    body = msgspec.structs.replace(
+        body, **{key: said[key] for key in REMEMBERED & said.keys() if getattr(body, key) is None}
+    )
+    if body.username is not None and body.password is not None and "username" in said:
+        account = await registration.find_repeated(body.username, body.password)
+        if account is not None:
+            return await _register_again(call, body, account)
     if body.username is not None:
         await registration.check_available(body.username)
-    confirmed = await require_confirmation(call, body.auth, flows)
+    new_session = None if body.auth is not None else _remember(call)
+    confirmed = await require_confirmation(call, body.auth, flows, new_session=new_session)
     if body.password is None:
         raise MissingParam("A password is needed")
     user_id, session = await registration.register(
         body.username,
         body.password,
         registration_token=confirmed.registration_token,
+        device_id=body.device_id,
+        device_name=body.initial_device_display_name,
+        refreshable=bool(body.refresh_token),
+        inhibit_login=bool(body.inhibit_login),
+    )
+    answer: JsonObject = {"user_id": user_id, "home_server": server_name_of(user_id)}
+    if session is not None:
+        answer |= {"device_id": session.device_id, **session.fields()}
+    return answer
+
+
+def _remember(call: Call[RegisterBody]) -> str | None:
+    """Return the id of a session that remembers this request, the user name settled."""
+    said = {key: value for key in REMEMBERED if (value := getattr(call.body, key)) is not None}
+    said.setdefault("username", call.services.registration.make_localpart())
+    return call.services.registration_sessions.seal(said)
+
+
+def _recall(call: Call[RegisterBody]) -> JsonObject:
+    """Return what the first request of this session said."""
+    session = None if call.body.auth is None else call.body.auth.get("session")
+    if not isinstance(session, str):
+        return {}
+    return call.services.registration_sessions.open(session)
+
+
+async def _register_again(
+    call: Call[RegisterBody], body: RegisterBody, account: Account
+) -> JsonObject:
+    """Answer a registration that was carried out before: its answer was lost on the way."""
+    answer: JsonObject = {"user_id": account.user_id, "home_server": call.services.server_name}
+    if not body.inhibit_login:
+        session = await call.services.accounts.sign_in(
+            account,
+            device_id=body.device_id,
+            display_name=body.initial_device_display_name,
+            refreshable=bool(body.refresh_token),
+        )
+        answer |= {"device_id": session.device_id, **session.fields()}
+    return answer
+
+
+async def _register_for_appservice(call: Call[RegisterBody]) -> JsonObject:
+    """Create an account for an application service, which needs no password."""
+    service, body = require_appservice(call), call.body
+    if body.username is None:
+        raise MissingParam("A user name is needed")
+    user_id, session = await call.services.appservice_accounts.register(
+        service,
+        body.username,
         device_id=body.device_id,
         device_name=body.initial_device_display_name,
         refreshable=bool(body.refresh_token),

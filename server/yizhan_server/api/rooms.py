@@ -105,6 +105,7 @@ async def create_room(call: Call[CreateRoomBody]) -> JsonObject:
             alias_localpart=body.room_alias_name,
             invite=[parse_user_id(user) for user in body.invite],
             is_direct=body.is_direct,
+            appservice=call.requester.appservice,
         ),
     )
     return {"room_id": room.room_id}
@@ -211,10 +212,15 @@ async def joined_rooms(call: Call[None]) -> JsonObject:
 @routes.put("/v3/directory/room/{alias}", body=AliasBody)
 async def add_alias(call: Call[AliasBody]) -> JsonObject:
     """Give a room an alias."""
-    joined = await call.services.access.access_joined_room(
-        call.requester.user_id, call.body.room_id
+    requester, services = call.requester, call.services
+    if requester.appservice is None:
+        joined = await services.access.access_joined_room(requester.user_id, call.body.room_id)
+        room = joined.room
+    else:
+        room = await services.rooms.get(call.body.room_id)
+    await services.aliases.add(
+        call.path["alias"], room, requester.user_id, service=requester.appservice
     )
-    await call.services.aliases.add(call.path["alias"], joined.room, joined.user_id)
     return {}
 
 
@@ -229,7 +235,9 @@ async def resolve_alias(call: Call[None]) -> JsonObject:
 async def remove_alias(call: Call[None]) -> JsonObject:
     """Take an alias away, also from among those that the room itself names."""
     requester, alias = call.requester, call.path["alias"]
-    room = await call.services.aliases.remove(alias, requester.user_id, is_admin=requester.is_admin)
+    room = await call.services.aliases.remove(
+        alias, requester.user_id, is_admin=requester.is_admin, service=requester.appservice
+    )
     await forget_alias(call.services.writer, room, requester.user_id, alias)
     return {}
 

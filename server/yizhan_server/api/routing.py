@@ -35,6 +35,7 @@ from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.limits import RateLimits
 from yizhan_server.api.services import Services
 from yizhan_server.api.suspension import is_open_to_suspended, user_suspended
+from yizhan_server.appservices.identities import AppserviceIdentities
 from yizhan_server.protocol.errors import MatrixError, TooLarge
 from yizhan_server.protocol.identifiers import InvalidIdentifier
 from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, VisibleEvent
@@ -67,6 +68,9 @@ class Auth(Enum):
     NONE = "none"
     OPTIONAL = "optional"
     USER = "user"
+    OPTIONAL_APPSERVICE = "optional application service"
+    """Anybody; an application service is known by its token, and no user is looked at."""
+    APPSERVICE = "application service"
     ADMIN = "admin"
 
 
@@ -387,6 +391,7 @@ class Wrapper:
         services: Services,
         limits: RateLimits,
         authenticate: Callable[[str], Awaitable[Requester]],
+        appservices: AppserviceIdentities,
         addresses: ClientAddresses,
         *,
         query_string_tokens: bool,
@@ -395,6 +400,7 @@ class Wrapper:
         self._services = services
         self._limits = limits
         self._authenticate = authenticate
+        self._appservices = appservices
         self._addresses = addresses
         self._query_string_tokens = query_string_tokens
 
@@ -461,7 +467,7 @@ class Wrapper:
             requester = await self._requester(request, route.auth)
             if requester is not None and requester.is_suspended and not route.open_to_suspended:
                 raise user_suspended()
-        if route.limit is not None:
+        if route.limit is not None and (requester is None or requester.is_rate_limited):
             self._limits.check(
                 route.limit, requester.user_id if requester else self._addresses.of(request)
             )
@@ -482,14 +488,25 @@ class Wrapper:
 
     async def _requester(self, request: web.BaseRequest, auth: Auth) -> Requester | None:
         token = self._find_token(request)
+        if auth is Auth.OPTIONAL_APPSERVICE:
+            return None if token is None else self._appservices.find_service(token)
         if token is None:
             if auth is Auth.OPTIONAL:
                 return None
             raise MatrixError(401, "M_MISSING_TOKEN", "Missing access token")
-        requester = await self._authenticate(token)
+        requester = await self._appservices.find(token, request.query)
+        if requester is not None and not requester.device_id:
+            return self._check(requester, auth)
+        requester = requester or await self._authenticate(token)
         self._services.sessions.note_seen(requester, self._addresses.of(request))
+        return self._check(requester, auth)
+
+    @staticmethod
+    def _check(requester: Requester, auth: Auth) -> Requester:
         if auth is Auth.ADMIN and not requester.is_admin:
             raise MatrixError(403, "M_FORBIDDEN", "Only administrators may do this")
+        if auth is Auth.APPSERVICE and requester.appservice is None:
+            raise MatrixError(403, "M_FORBIDDEN", "Only application services may do this")
         return requester
 
 

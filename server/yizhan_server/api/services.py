@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.push_rules import PushRules
     from yizhan_server.accounts.pushers import Pushers
     from yizhan_server.accounts.registration import Registration, SharedSecretRegistration
+    from yizhan_server.accounts.registration_sessions import RegistrationSessions
     from yizhan_server.accounts.sessions import Sessions
     from yizhan_server.admin.administration import UserAdministration
     from yizhan_server.api.discovery import Discovery, Turn
+    from yizhan_server.appservices.accounts import AppserviceAccounts
+    from yizhan_server.appservices.directory import NetworkDirectories
+    from yizhan_server.appservices.queries import AppserviceQueries
+    from yizhan_server.appservices.registered import Appservices
+    from yizhan_server.appservices.third_party import ThirdParty
     from yizhan_server.e2ee.cross_signing import CrossSigning
     from yizhan_server.e2ee.device_lists import DeviceLists
     from yizhan_server.e2ee.key_backup import KeyBackups
@@ -78,6 +84,7 @@ class Services:
     passwords: Passwords
     confirmations: Confirmations
     registration: Registration
+    registration_sessions: RegistrationSessions
     shared_secret_registration: SharedSecretRegistration
     profiles: Profiles
     account_data: AccountData
@@ -95,6 +102,11 @@ class Services:
     browser_sessions: BrowserSessions
     identity_resets: IdentityResets
     administration: UserAdministration
+    appservices: Appservices
+    appservice_accounts: AppserviceAccounts
+    appservice_queries: AppserviceQueries
+    network_directories: NetworkDirectories
+    third_party: ThirdParty
     logout: Logout
     device_rename: DeviceRename
     password_change: PasswordChange

@@ -7,6 +7,8 @@ current typing and presence once.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class EphemeralCounter:
@@ -15,8 +17,20 @@ class EphemeralCounter:
     def __init__(self) -> None:
         self.boot = secrets.token_hex(4)
         self.value = 0
+        self._followers: set[Callable[[], None]] = set()
 
     def next(self) -> int:
         """Count one more change."""
         self.value += 1
+        for call in self._followers:
+            call()
         return self.value
+
+    @contextmanager
+    def follow(self, call: Callable[[], None]) -> Iterator[None]:
+        """While this lasts, `call` is made at every change; it must not wait."""
+        self._followers.add(call)
+        try:
+            yield
+        finally:
+            self._followers.discard(call)

@@ -5,7 +5,7 @@ Spec: client-server API, "Receipts", "Fully read markers".
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from yizhan_database import Database, GuardFailed, Transaction
@@ -82,7 +82,7 @@ class Receipts:
     async def changed(self, room: Room, reader: UserID, after: int, upto: int) -> ReceiptContent:
         """Return the content of the m.receipt event for (after, upto]; {} when nothing moved."""
         changed = await stored_receipts.receipts_changed(self._db, room.nid, after, upto)
-        return _content(changed, reader)
+        return make_receipt_content(changed, reader.__eq__)
 
     async def beside(self, room: Room, reader: UserID, first_pos: int, upto: int) -> ReceiptContent:
         """Return the content of the m.receipt event for events from `first_pos` on.
@@ -90,7 +90,7 @@ class Receipts:
         The reader's own receipts are in it wherever they are.
         """
         found = await stored_receipts.receipts_beside(self._db, room.nid, first_pos, reader, upto)
-        return _content(found, reader)
+        return make_receipt_content(found, reader.__eq__)
 
     async def rooms_read_by(self, user_id: UserID, after: int, upto: int) -> set[int]:
         """Return the rooms whose unread counts may have changed because this user read on."""
@@ -114,10 +114,13 @@ class Receipts:
             raise InvalidParam("The event is not in this thread")
 
 
-def _content(receipts: Iterable[StoredReceipt], reader: UserID) -> ReceiptContent:
+def make_receipt_content(
+    receipts: Iterable[StoredReceipt], sees_private_of: Callable[[str], bool]
+) -> ReceiptContent:
+    """Return the content of an m.receipt event, private ones only of whom the reader may see."""
     content: ReceiptContent = {}
     for receipt in receipts:
-        if receipt.type == PRIVATE and receipt.user_id != reader:
+        if receipt.type == PRIVATE and not sees_private_of(receipt.user_id):
             continue
         details: dict[str, Any] = {"ts": receipt.ts_ms}
         if receipt.thread != UNTHREADED:

@@ -5,6 +5,8 @@ Spec: client-server API, "Room aliases", "Listing rooms".
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from yizhan_database import Database, GuardFailed, Transaction
 from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import (
@@ -21,19 +23,38 @@ from yizhan_server.rooms.room import Room
 from yizhan_server.storage import aliases as stored_aliases
 
 
+class AliasSource(Protocol):
+    """What application services do about aliases."""
+
+    def check_alias(self, alias: str, service_id: str | None) -> None:
+        """Answer M_EXCLUSIVE unless this service (None: a person) may give or take this alias."""
+        ...
+
+    async def offer_alias(self, alias: str) -> bool:
+        """Let whoever has this alias make its room now; whether one says that it is there."""
+        ...
+
+
 class Aliases:
     """Names for rooms, and which rooms are listed."""
 
-    def __init__(self, db: Database, rooms: Rooms, server_name: ServerName) -> None:
+    def __init__(
+        self, db: Database, rooms: Rooms, source: AliasSource, server_name: ServerName
+    ) -> None:
         self._db = db
         self._rooms = rooms
+        self._source = source
         self._server_name = server_name
 
-    async def check_new(self, localpart: str) -> RoomAlias:
-        """Return the alias with this localpart, or answer why it cannot be given."""
+    async def check_new(self, localpart: str, *, service: str | None = None) -> RoomAlias:
+        """Return the alias with this localpart, or answer why it cannot be given.
+
+        `service` is the id of the application service that asks for it.
+        """
         if not localpart or ":" in localpart or "\0" in localpart:
             raise InvalidParam("The alias is not valid")
         alias = parse_room_alias(f"#{localpart}:{self._server_name}")
+        self._source.check_alias(alias, service)
         if await stored_aliases.find_alias(self._db, alias) is not None:
             raise MatrixError(400, "M_ROOM_IN_USE", "The alias is taken")
         return alias
@@ -42,14 +63,19 @@ class Aliases:
         """Return the room that an alias names, or answer M_NOT_FOUND."""
         parse_room_alias(alias)
         found = await stored_aliases.find_alias(self._db, alias)
+        if found is None and await self._source.offer_alias(alias):
+            found = await stored_aliases.find_alias(self._db, alias)
         if found is None:
             raise NotFound("There is no room with this alias")
         return RoomID(found.room_id)
 
-    async def add(self, alias: str, room: Room, creator: UserID) -> None:
+    async def add(
+        self, alias: str, room: Room, creator: UserID, *, service: str | None = None
+    ) -> None:
         """Give a room an alias of this server; 409 when it is taken."""
         if server_name_of(parse_room_alias(alias)) != self._server_name:
             raise InvalidParam("Only aliases of this server can be given here")
+        self._source.check_alias(alias, service)
         tx = Transaction()
         stored_aliases.append_alias(tx, alias, room.nid, creator)
         try:
@@ -57,7 +83,9 @@ class Aliases:
         except GuardFailed:
             raise MatrixError(409, "M_UNKNOWN", "The alias is taken") from None
 
-    async def remove(self, alias: str, user_id: UserID, *, is_admin: bool) -> Room:
+    async def remove(
+        self, alias: str, user_id: UserID, *, is_admin: bool, service: str | None = None
+    ) -> Room:
         """Take an alias away: its creator, the server's administrators and the room's may.
 
         Returns the room.
@@ -67,7 +95,10 @@ class Aliases:
         if found is None:
             raise NotFound("There is no room with this alias")
         room = await self._rooms.get(found.room_id)
-        if found.creator != user_id and not is_admin:
+        if not is_admin:
+            self._source.check_alias(alias, service)
+        # A service has full control of the aliases in its namespaces.
+        if found.creator != user_id and not is_admin and service is None:
             await _require_alias_power(room, user_id)
         tx = Transaction()
         stored_aliases.delete_alias(tx, alias)

@@ -61,6 +61,8 @@ class NewRoom:
     alias_localpart: str | None = None
     invite: list[UserID] = field(default_factory=list)
     is_direct: bool = False
+    appservice: str | None = None
+    """The application service that asks, if one does."""
 
 
 class RoomCreation:
@@ -93,7 +95,7 @@ class RoomCreation:
             raise InvalidParam(f"The preset must be one of {', '.join(PRESETS)}")
         alias = None
         if wish.alias_localpart is not None:
-            alias = await self._aliases.check_new(wish.alias_localpart)
+            alias = await self._aliases.check_new(wish.alias_localpart, service=wish.appservice)
         drafts = [Draft(creator, "m.room.member", await self._creator_member(creator), creator)]
         drafts.append(
             Draft(creator, "m.room.power_levels", _power_levels(creator, wish, preset, version), "")
@@ -110,7 +112,7 @@ class RoomCreation:
         )
         room = await self._writer.found(version, create, drafts)
         if alias is not None:
-            await self._aliases.add(alias, room, creator)
+            await self._aliases.add(alias, room, creator, service=wish.appservice)
         if wish.public:
             await self._aliases.publish(room)
         return room

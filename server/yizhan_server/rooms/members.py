@@ -38,6 +38,14 @@ class MemberProfiles(Protocol):
         ...
 
 
+class UserSource(Protocol):
+    """What application services do about users whom nobody has seen yet."""
+
+    async def offer_user(self, user_id: str) -> bool:
+        """Let whoever has this user register it now; whether one says that it is there."""
+        ...
+
+
 class PersonalSettings(Protocol):
     """What people have set for themselves about a room."""
 
@@ -57,6 +65,7 @@ class Members:
         writer: EventWriter,
         profiles: MemberProfiles,
         personal: PersonalSettings,
+        source: UserSource,
         server_name: ServerName,
     ) -> None:
         self._db = db
@@ -65,6 +74,7 @@ class Members:
         self._writer = writer
         self._profiles = profiles
         self._personal = personal
+        self._source = source
         self._server_name = server_name
 
     async def join(
@@ -121,8 +131,11 @@ class Members:
         """Answer M_FORBIDDEN or M_NOT_FOUND for somebody who cannot be invited."""
         if server_name_of(target) != self._server_name:
             raise Forbidden("Federation with the server of this user is closed")
-        if not await self._profiles.is_account(target):
-            raise NotFound("There is no such user")
+        if await self._profiles.is_account(target):
+            return
+        if await self._source.offer_user(target) and await self._profiles.is_account(target):
+            return
+        raise NotFound("There is no such user")
 
     async def knock(self, user_id: UserID, room_id: str, reason: str | None) -> Room:
         """Ask to be invited."""

@@ -99,13 +99,18 @@ class EventRenderer:
             rendered.append(splice(event_bytes(event, reader.room), unsigned))
         return rendered
 
-    async def render_plain(self, room: Room, events: Sequence[StoredEvent]) -> list[bytes]:
+    async def render_plain(
+        self, room: Room, events: Sequence[StoredEvent], *, with_previous: bool = False
+    ) -> list[bytes]:
         """Return the JSON of each event without anything that depends on the reader."""
         now_ms = self._clock.now_ms()
-        return [
-            splice(event_bytes(event, room), {"age": max(0, now_ms - event.ts_ms)})
-            for event in events
-        ]
+        rendered = []
+        for event in events:
+            unsigned: dict[str, Any] = {"age": max(0, now_ms - event.ts_ms)}
+            if with_previous and event.state_key is not None:
+                await self._add_previous(unsigned, event)
+            rendered.append(splice(event_bytes(event, room), unsigned))
+        return rendered
 
     async def _redactions(self, reader: Reader, event_ids: list[str]) -> dict[str, bytes]:
         """Return the JSON of the redaction of each redacted event."""

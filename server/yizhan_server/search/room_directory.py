@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from yizhan_database import Database
 from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.summaries import describe
-from yizhan_server.storage import directory
+from yizhan_server.storage import appservices, directory
 
 # Not a bare number: "0" counts as no token in more than one language.
 _TOKEN = re.compile(r"p([0-9]{1,9})", re.ASCII)
@@ -28,6 +29,10 @@ class RoomsWanted:
     room_types: tuple[str | None, ...] | None = None
     since: str | None = None
     limit: int | None = None
+    network: tuple[str, str] | None = None
+    """(application service, network): that one's list instead of the server's."""
+    all_networks: bool = False
+    """The server's list and those of all networks."""
 
 
 class RoomDirectory:
@@ -39,6 +44,15 @@ class RoomDirectory:
         self.is_open = is_open
         """Whether it is shown to those who have not signed in."""
 
+    def _lists(self, wanted: RoomsWanted) -> Iterator[AsyncIterator[tuple[int, str, int]]]:
+        """Yield the lists to look through, each of (number, room id, joined members)."""
+        if wanted.network is not None:
+            yield appservices.scan_network_rooms(self._db, *wanted.network)
+            return
+        yield directory.scan_published_rooms(self._db)
+        if wanted.all_networks:
+            yield appservices.scan_all_network_rooms(self._db)
+
     async def page(self, wanted: RoomsWanted) -> dict[str, Any]:
         """Return a page; `since` is the offset that an earlier page named."""
         start = 0
@@ -47,12 +61,12 @@ class RoomDirectory:
             if token is None:
                 raise InvalidParam("'since' is not a token of this directory")
             start = int(token[1])
-        listed = []
-        async for _, room_id, joined in directory.scan_published_rooms(self._db):
-            listed.append((room_id, joined))
+        listed: dict[str, int] = {}
+        for scan in self._lists(wanted):
+            listed |= {room_id: joined async for _, room_id, joined in scan}
         chunk = []
         for index, (room_id, joined) in enumerate(
-            sorted(listed, key=lambda each: (-each[1], each[0]))
+            sorted(listed.items(), key=lambda each: (-each[1], each[0]))
         ):
             if index % 50 == 49:
                 await asyncio.sleep(0)
