@@ -10,7 +10,8 @@ import pytest
 
 from yizhan_database import Transaction
 from yizhan_server.app import MIGRATIONS
-from yizhan_testing.databases import opened_fresh
+from yizhan_server.sync import changes
+from yizhan_testing.databases import StatementRecorder, opened_fresh
 from yizhan_testing.homeserver import Refused, served, settings_for
 from yizhan_testing.polling import polls
 from yizhan_testing.sliding_client import EXTENSIONS, STABLE, UNSTABLE, SlidingClient, room_list
@@ -1008,3 +1009,55 @@ async def test_connections_that_nobody_uses_expire(
     with pytest.raises(Refused) as refused:
         await client.syncs()
     assert refused.value.errcode == "M_UNKNOWN_POS"
+
+
+async def test_a_room_once_left_can_be_subscribed_to_up_to_then(alice: Person, bob: Person) -> None:
+    room = await members(alice, bob)
+    await alice.says(room, "before")
+    await bob.leaves(room)
+    await alice.says(room, "after")
+    client = SlidingClient(
+        bob, {"room_subscriptions": {room: {"timeline_limit": 5, "required_state": [["*", "*"]]}}}
+    )
+
+    answer = await client.syncs()
+
+    assert answer.rooms[room]["membership"] == "leave"
+    assert client.rooms[room].texts == ["before"]
+    assert "after" not in str(answer.body)
+    assert (await client.syncs()).rooms == {}
+
+
+async def test_many_changes_are_found_room_by_room(
+    alice: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "SHORT_WINDOW", 3)
+    quiet, busy = await members(alice, bob), await members(alice, bob)
+    client = watching(alice)
+    await client.syncs()
+    await alice.syncs()
+    for number in range(5):
+        await bob.says(busy, str(number))
+
+    assert set((await client.syncs()).rooms) == {busy}
+    assert set((await alice.syncs()).body["rooms"]["join"]) == {busy}
+    assert quiet in client.rooms
+
+
+async def test_no_statement_reads_a_whole_table(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    with StatementRecorder() as recorder:
+        async with (
+            opened_fresh("sqlite", MIGRATIONS, tmp_path) as db,
+            served(settings, db) as homeserver,
+        ):
+            alice = await homeserver.person("alice")
+            bob = await homeserver.person("bob")
+            await test_filters_choose_the_rooms(alice, bob)
+            await test_wildcards_name_state(alice, bob)
+            await test_a_room_that_falls_out_of_sight_goes_on_where_it_was_left(alice, bob)
+            await test_reading_elsewhere_changes_the_counts(alice, bob)
+            await test_connections_end_with_their_device(homeserver, alice)
+    (file,) = tmp_path.glob("test*.db")
+    assert any("sliding_connection" in sql for sql in recorder.statements)
+    assert recorder.full_scans(file) == []

@@ -117,11 +117,12 @@ async def _person(town: Town, http: aiohttp.ClientSession, name: str) -> Person:
 
 async def _settled(sliding: JsClient, classic: JsClient) -> dict[str, Any]:
     """Return what both clients show once they show the same; fails with the difference."""
+    over_sliding, over_classic = await _shown(sliding), await _shown(classic)
     for _ in range(CATCH_UP_S * 2):
-        over_sliding, over_classic = await _shown(sliding), await _shown(classic)
         if over_sliding == over_classic:
             return over_sliding
         await asyncio.sleep(0.5)
+        over_sliding, over_classic = await _shown(sliding), await _shown(classic)
     rooms = over_sliding.keys() | over_classic.keys()
     pairs = {room: (over_sliding.get(room), over_classic.get(room)) for room in rooms}
     raise AssertionError({room: pair for room, pair in pairs.items() if pair[0] != pair[1]})

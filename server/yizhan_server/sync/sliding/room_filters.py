@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from yizhan_database import Database
@@ -26,6 +27,22 @@ from yizhan_server.sync.summaries import find_heroes
 CACHED_TYPES = 20_000
 
 
+@dataclass(slots=True)
+class Choice:
+    """The rooms to choose from, and what has been read about them for one answer's lists."""
+
+    user_id: UserID
+    upto: int
+    rooms: list[UserRoom]
+    directs: frozenset[str]
+    tags: dict[str, frozenset[str]] | None = None
+    states: dict[str, dict[int, int]] = field(default_factory=dict)
+    """By event type: room -> event."""
+    names: dict[int, str] = field(default_factory=dict)
+    """By room, for comparing: the name, or those of whom the room is named after."""
+    children: dict[int, frozenset[str]] = field(default_factory=dict)
+
+
 class RoomFilters:
     """Applies filters."""
 
@@ -39,39 +56,33 @@ class RoomFilters:
         self._types: OrderedDict[int, str | None] = OrderedDict()
         """By room number; a room's type never changes."""
 
-    async def select(
-        self,
-        user_id: UserID,
-        rooms: list[UserRoom],
-        filters: FiltersBody,
-        directs: frozenset[str],
-        upto: int,
-    ) -> list[UserRoom]:
-        """Return those of `rooms` that pass; the cheap filters come first."""
-        left = rooms
+    async def select(self, choice: Choice, filters: FiltersBody) -> list[UserRoom]:
+        """Return the rooms that pass; the cheap filters come first."""
+        left = choice.rooms
         if filters.is_dm is not None:
-            left = [room for room in left if (room.room_id in directs) == filters.is_dm]
+            left = [room for room in left if (room.room_id in choice.directs) == filters.is_dm]
         invited = filters.is_invited if filters.is_invite is None else filters.is_invite
         if invited is not None:
             left = [room for room in left if (room.membership == "invite") == invited]
         if filters.tags is not None or filters.not_tags is not None:
-            left = await self._tagged(user_id, left, filters)
+            left = await self._tagged(choice, left, filters)
         if filters.spaces is not None:
-            left = await self._in_spaces(rooms, left, set(filters.spaces), upto)
+            left = await self._in_spaces(choice, left, set(filters.spaces))
         if filters.is_encrypted is not None:
-            encrypted = await self._state_of(user_id, "m.room.encryption", upto)
+            encrypted = await self._state_of(choice, "m.room.encryption")
             left = [room for room in left if (room.nid in encrypted) == filters.is_encrypted]
         if filters.room_types is not None or filters.not_room_types is not None:
-            left = await self._of_types(user_id, left, filters, upto)
+            left = await self._of_types(choice, left, filters)
         if filters.room_name_like is not None:
-            left = await self._named_like(user_id, left, filters.room_name_like, upto)
+            left = await self._named_like(choice, left, filters.room_name_like)
         return left
 
     async def _tagged(
-        self, user_id: UserID, rooms: list[UserRoom], filters: FiltersBody
+        self, choice: Choice, rooms: list[UserRoom], filters: FiltersBody
     ) -> list[UserRoom]:
-        tags = await self._account_data.tags(user_id)
-        none: frozenset[str] = frozenset()
+        if choice.tags is None:
+            choice.tags = await self._account_data.tags(choice.user_id)
+        tags, none = choice.tags, frozenset[str]()
         return [
             room
             for room in rooms
@@ -80,36 +91,39 @@ class RoomFilters:
         ]
 
     async def _in_spaces(
-        self, all_rooms: list[UserRoom], rooms: list[UserRoom], spaces: set[str], upto: int
+        self, choice: Choice, rooms: list[UserRoom], spaces: set[str]
     ) -> list[UserRoom]:
         """Return the rooms that joined ones of `spaces` name directly."""
         children: set[str] = set()
-        for space in all_rooms:
+        for space in choice.rooms:
             if space.room_id in spaces and space.membership == "join":
-                children |= await self._children(space.nid, upto)
+                children |= await self._children(choice, space.nid)
         return [room for room in rooms if room.room_id in children]
 
-    async def _children(self, space: int, upto: int) -> set[str]:
+    async def _children(self, choice: Choice, space: int) -> frozenset[str]:
+        if space in choice.children:
+            return choice.children[space]
         nids = []
         for key in await stored_state.keys_of_type(self._db, space, "m.space.child"):
-            event = await stored_state.current_state_event(self._db, space, key, upto)
+            event = await stored_state.current_state_event(self._db, space, key, choice.upto)
             if event is not None:
                 nids.append(event)
         events = await stored_events.events_by_nid(self._db, nids)
         # Without `via` it is no child (any more).
-        return {
+        found = choice.children[space] = frozenset(
             event.state_key or ""
             for event in events.values()
             if isinstance(shown_content(event).get("via"), list)
-        }
+        )
+        return found
 
     async def _of_types(
-        self, user_id: UserID, rooms: list[UserRoom], filters: FiltersBody, upto: int
+        self, choice: Choice, rooms: list[UserRoom], filters: FiltersBody
     ) -> list[UserRoom]:
         unknown = {room.nid for room in rooms if room.nid not in self._types}
         types = {room.nid: self._types[room.nid] for room in rooms if room.nid not in unknown}
         if unknown:
-            creations = await self._contents(user_id, "m.room.create", upto, unknown)
+            creations = await self._contents(choice, "m.room.create", unknown)
             for nid in unknown:
                 value = creations.get(nid, {}).get("type")
                 types[nid] = self._types[nid] = value if isinstance(value, str) else None
@@ -122,20 +136,18 @@ class RoomFilters:
             if (wanted is None or types[room.nid] in wanted) and types[room.nid] not in unwanted
         ]
 
-    async def _named_like(
-        self, user_id: UserID, rooms: list[UserRoom], text: str, upto: int
-    ) -> list[UserRoom]:
+    async def _named_like(self, choice: Choice, rooms: list[UserRoom], text: str) -> list[UserRoom]:
         """Return the rooms with `text` in the name, or in those of whom they are named after."""
-        text = text.casefold()
-        named = await self._contents(user_id, "m.room.name", upto, {room.nid for room in rooms})
-        found = []
+        names = choice.names
+        unread = {room.nid for room in rooms if room.nid not in names}
+        named = await self._contents(choice, "m.room.name", unread) if unread else {}
         for room in rooms:
-            name = named.get(room.nid, {}).get("name")
-            if not (isinstance(name, str) and name):
-                name = await self._heroes_names(user_id, room)
-            if text in name.casefold():
-                found.append(room)
-        return found
+            if room.nid not in names:
+                name = named.get(room.nid, {}).get("name")
+                if not (isinstance(name, str) and name):
+                    name = await self._heroes_names(choice.user_id, room)
+                names[room.nid] = name.casefold()
+        return [room for room in rooms if text.casefold() in names[room.nid]]
 
     async def _heroes_names(self, user_id: UserID, room: UserRoom) -> str:
         if room.membership != "join":
@@ -147,16 +159,20 @@ class RoomFilters:
         )
 
     async def _contents(
-        self, user_id: UserID, kind: str, upto: int, rooms: Iterable[int]
+        self, choice: Choice, kind: str, rooms: Iterable[int]
     ) -> dict[int, dict[str, Any]]:
         """Return the content of one state event of each of these rooms that has it."""
-        events = await self._state_of(user_id, kind, upto)
+        events = await self._state_of(choice, kind)
         nids = {room: events[room] for room in rooms if room in events}
         known = await stored_events.events_by_nid(self._db, list(nids.values()))
         return {room: shown_content(known[nid]) for room, nid in nids.items()}
 
-    async def _state_of(self, user_id: UserID, kind: str, upto: int) -> dict[int, int]:
-        key = await self._keys.find((kind, ""))
-        if key is None:
-            return {}
-        return await stored_state.current_state_of_rooms(self._db, user_id, key, upto)
+    async def _state_of(self, choice: Choice, kind: str) -> dict[int, int]:
+        if kind not in choice.states:
+            key = await self._keys.find((kind, ""))
+            choice.states[kind] = {}
+            if key is not None:
+                choice.states[kind] = await stored_state.current_state_of_rooms(
+                    self._db, choice.user_id, key, choice.upto
+                )
+        return choice.states[kind]
