@@ -188,6 +188,26 @@ class Media(Section, frozen=True, kw_only=True):
     unauthenticated_download: bool = False
 
 
+HostPattern = Annotated[
+    str,
+    _described(
+        r"^[\w*?.-]+$",
+        '主机名，可含 "*"，如 "*.example.gov.cn"',
+        'a host name, "*" standing for any part, such as "*.example.gov.cn"',
+    ),
+]
+
+
+class UrlPreviews(Section, frozen=True, kw_only=True):
+    """Previews of the pages that messages link to."""
+
+    enabled: bool = False
+    allow: tuple[HostPattern, ...] = ()
+    deny: tuple[HostPattern, ...] = ()
+    max_image_bytes: Positive = 5_000_000
+    lifetime_hours: Positive = 24
+
+
 RoomVersion = Literal["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"]
 
 
@@ -204,6 +224,13 @@ class Directory(Section, frozen=True, kw_only=True):
 
     everybody: bool = True
     rooms_without_sign_in: bool = False
+
+
+class DelayedEvents(Section, frozen=True, kw_only=True):
+    """Events that clients leave with the server to be sent later, as calls do."""
+
+    max_delay_seconds: Count = 86_400
+    max_per_user: Positive = 100
 
 
 class Presence(Section, frozen=True, kw_only=True):
@@ -316,8 +343,10 @@ class Settings(Section, frozen=True, kw_only=True):
     sso: Sso = Sso()
     rate_limits: RateLimits = RateLimits()
     media: Media = Media()
+    url_previews: UrlPreviews = UrlPreviews()
     rooms: Rooms = Rooms()
     directory: Directory = Directory()
+    delayed_events: DelayedEvents = DelayedEvents()
     presence: Presence = Presence()
     federation: Federation = Federation()
     turn: Turn = Turn()

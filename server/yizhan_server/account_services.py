@@ -12,6 +12,7 @@ from yizhan_server.accounts.browser_sessions import BrowserSessions
 from yizhan_server.accounts.confirmation import Confirmations
 from yizhan_server.accounts.filters import Filters
 from yizhan_server.accounts.identity_reset import IdentityResets
+from yizhan_server.accounts.ignoring import Ignoring
 from yizhan_server.accounts.passwords import Passwords
 from yizhan_server.accounts.profiles import Profiles
 from yizhan_server.accounts.push_rules import PushRules
@@ -49,6 +50,7 @@ class PersonalServices:
     shared_secret_registration: SharedSecretRegistration
     profiles: Profiles
     account_data: AccountData
+    ignoring: Ignoring
     filters: Filters
     push_rules: PushRules
     pushers: Pushers
@@ -92,6 +94,7 @@ def assemble_personal_services(
         namespaces=namespaces,
     )
     profiles = Profiles(db)
+    ignoring = Ignoring(db)
     secret_file = settings.registration.shared_secret_file
     return PersonalServices(
         accounts=accounts,
@@ -112,7 +115,8 @@ def assemble_personal_services(
             record_display_name=profiles.record_display_name,
         ),
         profiles=profiles,
-        account_data=AccountData(db, stream),
+        account_data=AccountData(db, stream, ignoring),
+        ignoring=ignoring,
         filters=Filters(db),
         push_rules=PushRules(db, stream),
         pushers=Pushers(db, stream, clock),

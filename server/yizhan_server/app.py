@@ -60,7 +60,9 @@ from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
 from yizhan_server.flows.device_rename import DeviceRename
+from yizhan_server.flows.reporting import Reporting
 from yizhan_server.media.files import FileStore
+from yizhan_server.media.previews import UrlPreviews
 from yizhan_server.media.repository import ContentRepository
 from yizhan_server.media.thumbnails import Thumbnails
 from yizhan_server.pages.all_pages import PAGES
@@ -71,6 +73,7 @@ from yizhan_server.push.history import NotificationHistory
 from yizhan_server.rooms.access import RoomAccess
 from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.creation import RoomCreation
+from yizhan_server.rooms.delayed import DelayedEvents
 from yizhan_server.rooms.hierarchy import SpaceHierarchy
 from yizhan_server.rooms.housekeeping import Housekeeping
 from yizhan_server.rooms.members import Members
@@ -83,6 +86,8 @@ from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.summaries import RoomSummaries
 from yizhan_server.rooms.upgrade import RoomUpgrades
 from yizhan_server.rooms.writer import EventWriter
+from yizhan_server.search.message_index import MessageIndex
+from yizhan_server.search.messages import MessageSearch
 from yizhan_server.search.room_directory import RoomDirectory
 from yizhan_server.search.user_directory import UserDirectory
 from yizhan_server.sign_in_services import assemble_sign_in
@@ -177,6 +182,9 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         background.keep("oauth", homeserver.services.oauth_grants.run)
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
         background.keep("housekeeping", housekeeping.run)
+        background.keep("delayed events", homeserver.services.delayed.run)
+        background.keep("url previews", homeserver.services.url_previews.run)
+        background.keep("search index", homeserver.services.message_search.run)
         background.keep("sliding connections", homeserver.connections.run)
         try:
             yield homeserver
@@ -209,7 +217,7 @@ def build(
     keys = StateKeys(db, numbers)
     rooms = Rooms(db, keys, server_name)
     appservice_queries = AppserviceQueries(appservices, appservice_calls)
-    push_evaluation = PushEvaluation(personal.push_rules, server_name)
+    push_evaluation = PushEvaluation(personal.push_rules, personal.ignoring, server_name)
     writer = EventWriter(
         db, stream, clock, rooms, keys, numbers, push_evaluation, server_name, signing_key
     )
@@ -244,6 +252,7 @@ def build(
     changes = UserChanges(db, keys, access, receipts)
     account_changes = AccountDataChanges(db, personal.push_rules)
     reading = RoomReading(db, rooms, keys, access, aliases)
+    message_index = MessageIndex(db, stream, rooms)
     files = FileStore(settings.media.path)
     media = ContentRepository(
         db, clock, files, server_name,
@@ -275,6 +284,7 @@ def build(
         shared_secret_registration=personal.shared_secret_registration,
         profiles=personal.profiles,
         account_data=personal.account_data,
+        ignoring=personal.ignoring,
         filters=personal.filters,
         push_rules=personal.push_rules,
         pushers=personal.pushers,
@@ -301,9 +311,11 @@ def build(
         password_change=flows.password_change,
         profile_change=profile_change,
         deactivation=deactivation,
+        reporting=Reporting(db, numbers, clock, rooms, personal.accounts, server_name),
         rooms=rooms,
         access=access,
         writer=writer,
+        delayed=DelayedEvents(db, stream, clock, rooms, writer, settings.delayed_events),
         members=members,
         creation=RoomCreation(
             writer, members, profiles, aliases,
@@ -330,7 +342,11 @@ def build(
         room_directory=RoomDirectory(
             db, rooms, is_open=settings.directory.rooms_without_sign_in
         ),
+        message_search=MessageSearch(
+            db, rooms, access, reading, renderer, personal.ignoring, message_index
+        ),
         media=media,
+        url_previews=UrlPreviews(db, clock, media, outbound, settings.url_previews),
         thumbnails=Thumbnails(media, files, settings.media.max_image_pixels),
         sync=Sync(
             db, stream, rooms, access, changes, sections,

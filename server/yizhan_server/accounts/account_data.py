@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 import orjson
 
 from yizhan_database import Transaction
+from yizhan_server.accounts.ignoring import IGNORED
 from yizhan_server.accounts.own_change import record_own_change
 from yizhan_server.accounts.text import check_text
 from yizhan_server.protocol.canonical_json import encode_canonical
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from yizhan_database import Database
+    from yizhan_server.accounts.ignoring import Ignoring
     from yizhan_server.protocol.identifiers import RoomID, UserID
     from yizhan_server.streams import Stream
 
@@ -37,9 +39,10 @@ MAX_TYPE_BYTES = 255
 class AccountData:
     """Stores account data; each change takes a position and wakes its owner's devices."""
 
-    def __init__(self, db: Database, stream: Stream) -> None:
+    def __init__(self, db: Database, stream: Stream, ignoring: Ignoring) -> None:
         self._db = db
         self._stream = stream
+        self._ignoring = ignoring
         # Two devices that change different tags of a room at once must not undo each other.
         self._tag_locks: WeakValueDictionary[tuple[UserID, str], asyncio.Lock] = (
             WeakValueDictionary()
@@ -102,6 +105,8 @@ class AccountData:
         tx = Transaction()
         pos = record_own_change(tx, self._stream, user_id)
         storage.upsert_account_datum(tx, user_id, room_id, kind, content=encoded, pos=pos)
+        if kind == IGNORED and room_id == GLOBAL:
+            tx.after_commit(lambda _: self._ignoring.changed(user_id, encoded))
         await self._db.commit(tx)
 
 

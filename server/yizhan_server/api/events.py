@@ -14,6 +14,7 @@ from yizhan_server.api.routing import Call, JsonObject, Routes
 from yizhan_server.api.suspension import user_suspended
 from yizhan_server.protocol.errors import BadJson, InvalidParam
 from yizhan_server.protocol.identifiers import parse_event_id, parse_user_id
+from yizhan_server.rooms.access import JoinedRoom
 from yizhan_server.rooms.writer import ClientTxn, Draft
 from yizhan_server.sync.filters import EventFilter, parse_event_filter
 
@@ -21,6 +22,7 @@ routes = Routes()
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 10
+DELAY = "org.matrix.msc4140.delay"
 
 
 class RedactBody(msgspec.Struct):
@@ -35,10 +37,11 @@ async def send(call: Call[JsonObject]) -> JsonObject:
     if call.path["type"] == "m.room.redaction" and isinstance(call.body.get("redacts"), str):
         return await _redact(call, call.body.pop("redacts"), call.body)
     joined = await call.joined_room()
+    draft = Draft(joined.user_id, call.path["type"], call.body, ts_ms=_time(call))
+    if (delayed := await _delayed(call, joined, draft)) is not None:
+        return delayed
     event_id = await call.services.writer.send(
-        joined.room,
-        Draft(joined.user_id, call.path["type"], call.body, ts_ms=_time(call)),
-        _txn(call, f"send/{joined.room.room_id}/{call.path['type']}"),
+        joined.room, draft, _txn(call, f"send/{joined.room.room_id}/{call.path['type']}")
     )
     return {"event_id": event_id}
 
@@ -51,6 +54,15 @@ async def send_once(call: Call[JsonObject]) -> JsonObject:
         joined.room, Draft(joined.user_id, call.path["type"], call.body, ts_ms=_time(call))
     )
     return {"event_id": event_id}
+
+
+async def _delayed(call: Call[JsonObject], joined: JoinedRoom, draft: Draft) -> JsonObject | None:
+    """Keep the event for later if the request asks for that (MSC4140)."""
+    if call.query(DELAY) is None:
+        return None
+    delay_ms = call.query_int(DELAY, 0)
+    delay_id = await call.services.delayed.delay(joined, call.requester, draft, delay_ms)
+    return {"delay_id": delay_id}
 
 
 @routes.put("/v3/rooms/{room_id}/redact/{event_id}/{txn_id}", body=RedactBody, limit="messages")
@@ -107,7 +119,11 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
         # One's own membership changes from outside, too: the authorisation rules decide.
         room = await call.services.rooms.get(call.path["room_id"])
     else:
-        room = (await call.joined_room()).room
+        joined = await call.joined_room()
+        draft = Draft(joined.user_id, kind, call.body, state_key)
+        if (delayed := await _delayed(call, joined, draft)) is not None:
+            return delayed
+        room = joined.room
     event_id = await call.services.writer.send(
         room, Draft(call.requester.user_id, kind, call.body, state_key, ts_ms=_time(call))
     )
@@ -183,6 +199,7 @@ async def get_messages(call: Call[None]) -> bytes:
         stop=call.query("to"),
         limit=call.query_int("limit", DEFAULT_PAGE, high=MAX_PAGE),
         wanted=_filter(call),
+        ignored=await call.services.ignoring.ignored_by(call.requester.user_id),
     )
     reader = call.reader_of(readable)
     answer: dict[str, Any] = {
@@ -203,7 +220,10 @@ async def get_context(call: Call[None]) -> bytes:
     # Who is outside of the room is told so, whether or not the event exists.
     await call.readable_room()
     context = await call.services.room_reading.context(
-        await call.visible_event(), limit=limit, wanted=_filter(call)
+        await call.visible_event(),
+        limit=limit,
+        wanted=_filter(call),
+        ignored=await call.services.ignoring.ignored_by(call.requester.user_id),
     )
     reader = call.reader_of(context.readable)
     render = call.services.renderer.render

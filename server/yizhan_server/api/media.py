@@ -127,6 +127,16 @@ async def download_unauthenticated_as(call: Call[None]) -> Reply:
 
 
 @routes.get(
+    "/client/v1/media/preview_url", limit="media",
+    also=("/media/v3/preview_url",),
+)  # fmt: skip
+async def preview_url(call: Call[None]) -> bytes:
+    """Tell what a page is about."""
+    call.query_int("ts", 0)
+    return await call.services.url_previews.get(call.query_required("url"))
+
+
+@routes.get(
     "/media/v3/thumbnail/{server_name}/{media_id}",
     auth=Auth.NONE,
     also=("/media/v1/thumbnail/{server_name}/{media_id}",),

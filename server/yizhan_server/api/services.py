@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.confirmation import Confirmations
     from yizhan_server.accounts.filters import Filters
     from yizhan_server.accounts.identity_reset import IdentityResets
+    from yizhan_server.accounts.ignoring import Ignoring
     from yizhan_server.accounts.openid import OpenidTokens
     from yizhan_server.accounts.passwords import Passwords
     from yizhan_server.accounts.profiles import Profiles
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from yizhan_server.flows.logout import Logout
     from yizhan_server.flows.password_change import PasswordChange
     from yizhan_server.flows.profile_change import ProfileChange
+    from yizhan_server.flows.reporting import Reporting
+    from yizhan_server.media.previews import UrlPreviews
     from yizhan_server.media.repository import ContentRepository
     from yizhan_server.media.thumbnails import Thumbnails
     from yizhan_server.oauth.authorization import Authorizations
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.access import RoomAccess
     from yizhan_server.rooms.aliases import Aliases
     from yizhan_server.rooms.creation import RoomCreation
+    from yizhan_server.rooms.delayed import DelayedEvents
     from yizhan_server.rooms.hierarchy import SpaceHierarchy
     from yizhan_server.rooms.members import Members
     from yizhan_server.rooms.reading import RoomReading
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.summaries import RoomSummaries
     from yizhan_server.rooms.upgrade import RoomUpgrades
     from yizhan_server.rooms.writer import EventWriter
+    from yizhan_server.search.messages import MessageSearch
     from yizhan_server.search.room_directory import RoomDirectory
     from yizhan_server.search.user_directory import UserDirectory
     from yizhan_server.sso.sign_in import SsoSignIn
@@ -88,6 +93,7 @@ class Services:
     shared_secret_registration: SharedSecretRegistration
     profiles: Profiles
     account_data: AccountData
+    ignoring: Ignoring
     filters: Filters
     push_rules: PushRules
     pushers: Pushers
@@ -112,9 +118,11 @@ class Services:
     password_change: PasswordChange
     profile_change: ProfileChange
     deactivation: Deactivation
+    reporting: Reporting
     rooms: Rooms
     access: RoomAccess
     writer: EventWriter
+    delayed: DelayedEvents
     members: Members
     creation: RoomCreation
     upgrades: RoomUpgrades
@@ -136,7 +144,9 @@ class Services:
     key_backups: KeyBackups
     user_directory: UserDirectory
     room_directory: RoomDirectory
+    message_search: MessageSearch
     media: ContentRepository
+    url_previews: UrlPreviews
     thumbnails: Thumbnails
     sync: Sync
     sliding_sync: SlidingSync

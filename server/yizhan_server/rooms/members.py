@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from yizhan_database import Database, GuardFailed, Transaction
+from yizhan_server.accounts.invite_permission import blocks_invites
 from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import RoomID, ServerName, UserID, server_name_of
 from yizhan_server.rooms.join_rules import allowed_rooms, is_in_any
@@ -128,14 +129,16 @@ class Members:
         return content
 
     async def check_invitable(self, target: UserID) -> None:
-        """Answer M_FORBIDDEN or M_NOT_FOUND for somebody who cannot be invited."""
+        """Answer why somebody cannot be invited: another server's, nobody, or not willing."""
         if server_name_of(target) != self._server_name:
             raise Forbidden("Federation with the server of this user is closed")
-        if await self._profiles.is_account(target):
-            return
-        if await self._source.offer_user(target) and await self._profiles.is_account(target):
-            return
-        raise NotFound("There is no such user")
+        known = await self._profiles.is_account(target) or (
+            await self._source.offer_user(target) and await self._profiles.is_account(target)
+        )
+        if not known:
+            raise NotFound("There is no such user")
+        if await blocks_invites(self._db, target):
+            raise MatrixError(403, "M_INVITE_BLOCKED", "This user takes no invitations")
 
     async def knock(self, user_id: UserID, room_id: str, reason: str | None) -> Room:
         """Ask to be invited."""

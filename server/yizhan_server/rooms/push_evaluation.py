@@ -45,11 +45,22 @@ class PushRulesSource(Protocol):
         ...
 
 
+class IgnoringSource(Protocol):
+    """Knows who ignores whom."""
+
+    async def ignorers_of(self, user_id: str) -> frozenset[UserID]:
+        """Return the local users who ignore a user."""
+        ...
+
+
 class PushEvaluation:
     """Judges new events."""
 
-    def __init__(self, rules: PushRulesSource, server_name: ServerName) -> None:
+    def __init__(
+        self, rules: PushRulesSource, ignoring: IgnoringSource, server_name: ServerName
+    ) -> None:
         self._rules = rules
+        self._ignoring = ignoring
         self._server_name = server_name
         self._predefined = compile_rules(default_ruleset(UserID("")))
         self._groups: WeakKeyDictionary[Room, tuple[tuple[int, int], Groups]] = WeakKeyDictionary()
@@ -100,6 +111,12 @@ class PushEvaluation:
             flags = NOTIFY * common.notify | HIGHLIGHT * common.highlight
             if common.notify and common.tweaks.get("sound") == "default":
                 flags |= SOUND
+        ignorers = await self._ignoring.ignorers_of(pdu.sender)
+        if ignorers:
+            concerned = ignorers & set().union(*groups.values())
+            exceptions = [each for each in exceptions if each.user_id not in concerned]
+            if common is not None:
+                exceptions += [_exception(user_id, None, common) for user_id in concerned]
         # One's own event notifies nobody; the counts leave it out already.
         return flags, [each for each in exceptions if each.user_id != pdu.sender]
 

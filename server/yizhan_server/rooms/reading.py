@@ -8,6 +8,7 @@ Spec: client-server API, "Getting events for a room".
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -171,8 +172,9 @@ class RoomReading:
         stop: str | None,
         limit: int,
         wanted: EventSelection,
+        ignored: AbstractSet[str] = frozenset(),
     ) -> Page:
-        """Return a page in topological order."""
+        """Return a page in topological order; of users in `ignored` only what is state."""
         if start is None:
             token = PageToken(TOP, LATEST, None) if backwards else PageToken(0, 0, None)
         else:
@@ -205,6 +207,8 @@ class RoomReading:
                     exhausted = False
                     break
                 place = (event.depth, event.pos)
+                if event.sender in ignored and event.state_key is None:
+                    continue
                 if event.nid in seen and wanted.passes(event):
                     picked.append(event)
         end = None
@@ -236,19 +240,18 @@ class RoomReading:
         raise NotFound("There is no event on this side of that time")
 
     async def context(
-        self, visible: VisibleEvent, *, limit: int, wanted: EventSelection
+        self,
+        visible: VisibleEvent,
+        *,
+        limit: int,
+        wanted: EventSelection,
+        ignored: AbstractSet[str] = frozenset(),
     ) -> Context:
         """Return an event with about `limit` neighbours, and the state at the last of them."""
         readable, event = visible.readable, visible.event
-        place = (event.depth, event.pos)
-        before = await self.messages(
-            readable, backwards=True, start=_serialize(place, None), stop=None,
-            limit=limit // 2, wanted=wanted,
-        )  # fmt: skip
-        after = await self.messages(
-            readable, backwards=False, start=_serialize(place, None), stop=None,
-            limit=limit - limit // 2, wanted=wanted,
-        )  # fmt: skip
+        before, after = await self.around(
+            visible, before=limit // 2, after=limit - limit // 2, wanted=wanted, ignored=ignored
+        )
         last = after.events[-1] if after.events else event
         if wanted.lazy_load_members:
             senders = {each.sender for each in (event, *before.events, *after.events)}
@@ -265,6 +268,26 @@ class RoomReading:
             readable, event, before.events, after.events, state,
             _serialize((first.depth, first.pos), None), _serialize((last.depth, last.pos), None),
         )  # fmt: skip
+
+    async def around(
+        self,
+        visible: VisibleEvent,
+        *,
+        before: int,
+        after: int,
+        wanted: EventSelection,
+        ignored: AbstractSet[str] = frozenset(),
+    ) -> tuple[Page, Page]:
+        """Return the pages just before (newest first) and just after an event."""
+        token = _serialize((visible.event.depth, visible.event.pos), None)
+        pages = [
+            await self.messages(
+                visible.readable, backwards=backwards, start=token, stop=None, limit=limit,
+                wanted=wanted, ignored=ignored,
+            )
+            for backwards, limit in ((True, before), (False, after))
+        ]  # fmt: skip
+        return pages[0], pages[1]
 
     async def check_canonical_alias(self, room_id: str, content: dict[str, Any]) -> None:
         """Answer M_BAD_ALIAS unless every *newly* named alias of ours points to this room.

@@ -70,6 +70,16 @@ async def find_account_datum(
     return None if row is None else row[0]
 
 
+async def find_ignored_lists(db: Database) -> list[tuple[UserID, bytes]]:
+    """Return everybody's list of ignored users, as JSON."""
+    rows = await db.rows(
+        "SELECT user_id, content FROM account_data"
+        " WHERE type = 'm.ignored_user_list' AND room_id = ''"
+        " /* scan: an index of just these, read once */"
+    )
+    return [(UserID(user_id), content) for user_id, content in rows]
+
+
 def upsert_account_datum(
     tx: Transaction, user_id: UserID, room_id: str, kind: str, *, content: bytes, pos: Pos
 ) -> None:

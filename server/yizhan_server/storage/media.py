@@ -94,6 +94,16 @@ def guard_filled(
     _add_reference(tx, digest, size)
 
 
+def release_media(tx: Transaction, media_id: str) -> None:
+    """Forget a media id. Its file loses a reference; that of none may be removed."""
+    tx.execute(
+        "UPDATE media_file SET reference_count = reference_count - 1"
+        " WHERE digest = (SELECT digest FROM media WHERE media_id = ?)",
+        media_id,
+    )
+    tx.execute("DELETE FROM media WHERE media_id = ?", media_id)
+
+
 def _add_reference(tx: Transaction, digest: bytes, size: int) -> None:
     tx.execute(
         "INSERT INTO media_file (digest, size, reference_count) VALUES (?, ?, 1)"

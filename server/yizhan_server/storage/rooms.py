@@ -232,6 +232,18 @@ async def share_a_room(db: Database, one: str, other: str) -> bool:
     return row is not None
 
 
+async def mutual_rooms(db: Database, one: str, other: str) -> list[str]:
+    """Return the ids of the rooms that two users are both joined to, in order."""
+    rows = await db.rows(
+        "SELECT r.room_id FROM membership AS a JOIN membership AS b"
+        " ON b.room = a.room AND b.user_id = ? AND b.membership = 'join'"
+        " JOIN room AS r ON r.nid = a.room"
+        " WHERE a.user_id = ? AND a.membership = 'join' ORDER BY r.room_id",
+        other, one,
+    )  # fmt: skip
+    return [room_id for (room_id,) in rows]
+
+
 async def users_sharing_rooms(db: Database, user_id: str) -> list[str]:
     """Return the users joined to some room that `user_id` is joined to, that user included."""
     rows = await db.rows(

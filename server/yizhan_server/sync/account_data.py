@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from yizhan_database import Database
+from yizhan_server.accounts.invite_permission import blocks_invites
 from yizhan_server.accounts.push_rules import PushRules
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.storage import account_data as storage
@@ -81,6 +82,10 @@ class AccountDataChanges:
             names = orjson.loads(content).get("tags")
             tags[room_id] = frozenset(names) if isinstance(names, dict) else frozenset()
         return tags
+
+    async def blocks_invites(self, user_id: UserID) -> bool:
+        """Whether the user wants to see no invitations at all."""
+        return await blocks_invites(self._db, user_id)
 
     async def ignored_users(self, user_id: UserID) -> frozenset[str]:
         """Return whom the user ignores."""

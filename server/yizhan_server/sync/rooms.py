@@ -48,6 +48,7 @@ class SyncDevice:
     full_state: bool
     use_state_after: bool
     ignored: frozenset[str]
+    blocks_invites: bool
 
 
 class RoomSections:

@@ -107,6 +107,7 @@ class Sync:
         device = SyncDevice(
             requester.user_id, requester.device_id, request.wanted,
             request.full_state, request.use_state_after, ignored,
+            await self._account_data.blocks_invites(requester.user_id),
         )  # fmt: skip
 
         async def build() -> tuple[JsonObject, bool]:
@@ -242,7 +243,7 @@ class Sync:
         if not changed:
             return "none", None
         if now in ("invite", "knock"):
-            if now == "invite" and member.sender in device.ignored:
+            if now == "invite" and (device.blocks_invites or member.sender in device.ignored):
                 return "none", None
             events = await stripped_state(room, device.user_id)
             return now, {f"{now}_state": {"events": events}}

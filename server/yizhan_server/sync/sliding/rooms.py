@@ -65,6 +65,7 @@ class SlidingReader:
     device_id: str
     client: Client
     ignored: frozenset[str]
+    blocks_invites: bool
     directs: frozenset[str]
 
 

@@ -119,6 +119,7 @@ class SlidingSync:
         reader = SlidingReader(
             user_id, request.requester.device_id, _client(request),
             await self._account_data.ignored_users(user_id),
+            await self._account_data.blocks_invites(user_id),
             await self._account_data.direct_rooms(user_id),
         )  # fmt: skip
         # Without any list or subscription nothing is covered, and nothing is forgotten.
@@ -149,7 +150,8 @@ class SlidingSync:
         rooms: list[UserRoom] = [
             room
             for room in await self._changes.rooms(reader.user_id, window)
-            if room.membership != "invite" or room.sender not in reader.ignored
+            if room.membership != "invite"
+            or not (reader.blocks_invites or room.sender in reader.ignored)
         ]
         listed = await self._lists.listed(reader.user_id, rooms, sent, window)
         coverage = await self._lists.cover(request, rooms, listed, reader.directs, window.upto)
