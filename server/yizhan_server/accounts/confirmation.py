@@ -17,6 +17,7 @@ import orjson
 from typing_extensions import override
 
 from yizhan_database import Transaction
+from yizhan_server.accounts.registration_sessions import MAX_SESSION_BYTES
 from yizhan_server.accounts.text import check_text
 from yizhan_server.protocol.errors import BadJson, Forbidden, MatrixError
 from yizhan_server.protocol.identifiers import UserID, localpart_of
@@ -106,13 +107,15 @@ class Confirmations:
         operation: str,
         user_id: UserID | None,
         flows: tuple[Flow, ...] = BY_PASSWORD,
+        new_session: str | None = None,
     ) -> Confirmed:
         """Return when the request's `auth` completes one of `flows`, else answer the 401.
 
         `operation` is the method and path: a session begun for one is worth nothing for another.
+        `new_session` is the id that a new session gets; without it, a random one.
         """
         if auth is None:
-            raise ConfirmationNeeded(flows, _new_session(), ())
+            raise ConfirmationNeeded(flows, new_session or _new_session(), ())
         session = auth.get("session")
         if session is not None and not isinstance(session, str):
             raise BadJson("'auth.session' must be a string")
@@ -176,7 +179,7 @@ class Confirmations:
     ) -> tuple[Flow, str | None]:
         if not session:
             return (), None
-        check_text(session, "The session")
+        check_text(session, "The session", max_bytes=MAX_SESSION_BYTES)
         row = await storage.find_confirmation(
             self._db, session, user_id or "", operation, self._clock.now_ms()
         )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from yizhan_config.settings import Registration as RegistrationSettings
     from yizhan_database import Database
     from yizhan_server.clock import Clock
+    from yizhan_server.storage.accounts import Account
 
 _NONCE_LIFETIME_MS = 60_000
 _MAX_NONCES = 1000
@@ -80,6 +81,23 @@ class Registration:
         self.get_flows()
         return await self._accounts.check_available(localpart)
 
+    def make_localpart(self) -> str:
+        """Return a user name for somebody who wants none in particular."""
+        return secrets.token_hex(6)
+
+    async def find_repeated(self, username: str, password: str) -> Account | None:
+        """Return the account if it exists with this password; M_USER_IN_USE for another one.
+
+        For a registration whose answer may have been lost.
+        """
+        user_id = self._accounts.find_user_id(username)
+        if user_id is None or await self._accounts.find_active(user_id) is None:
+            return None
+        try:
+            return await self._accounts.check_password(username, password)
+        except Forbidden:
+            raise user_in_use() from None
+
     async def register(
         self,
         username: str | None,
@@ -92,7 +110,7 @@ class Registration:
         inhibit_login: bool,
     ) -> tuple[UserID, NewSession | None]:
         """Create the account and, unless inhibited, a session for it, in one commit."""
-        user_id = await self._accounts.check_available(username or secrets.token_hex(6))
+        user_id = await self._accounts.check_available(username or self.make_localpart())
         password_hash = await self._accounts.hash_password(user_id, password)
         device = check_device_id(device_id)
         nids = await self._sessions.prepare()

@@ -283,3 +283,41 @@ async def test_without_a_shared_secret_there_is_no_such_registration(
     server = await start_server(registration__shared_secret_file=str(tmp_path / "none"))
     answer = await server.call("GET", "/v1/register", prefix="/_synapse/admin")
     assert (answer.status, answer.errcode) == (400, "M_UNKNOWN")
+
+
+async def test_later_requests_need_not_repeat_what_the_first_one_said(
+    start_server: StartServer,
+) -> None:
+    server = await _is_open(start_server)
+    said = {"username": "alice", "password": PASSWORD, "device_id": "PHONE", "inhibit_login": False}
+    asked = await server.call("POST", "/v3/register", said)
+    auth = {"type": "m.login.dummy", "session": asked.json["session"]}
+    answer = await server.call("POST", "/v3/register", {"auth": auth})
+    assert (answer.json["user_id"], answer.json["device_id"]) == ("@alice:home.test", "PHONE")
+    assert (await server.sign_in("alice")).user_id == "@alice:home.test"
+    assert PASSWORD not in asked.json["session"]
+
+    for session in ("", "x", asked.json["session"][:-2], "ä" * 9, "A" * 4000):
+        auth = {"type": "m.login.dummy", "session": session}
+        assert (await server.call("POST", "/v3/register", {"auth": auth})).status == 400
+
+
+async def test_a_registration_whose_answer_was_lost_may_be_repeated(
+    start_server: StartServer,
+) -> None:
+    server = await _is_open(start_server)
+    for wish in ({"username": "alice"}, {}):
+        body = {**wish, "password": PASSWORD}
+        asked = await server.call("POST", "/v3/register", body)
+        auth = {"type": "m.login.dummy", "session": asked.json["session"]}
+        first = await server.call("POST", "/v3/register", {**body, "auth": auth})
+        again = await server.call("POST", "/v3/register", {**body, "auth": auth})
+        assert first.json["user_id"] == again.json["user_id"]
+        assert await Person(server, again.json).is_signed_in()
+
+    # Whoever else began to register the name has not that password.
+    taken = await server.call("POST", "/v3/register", {"username": "bob", "password": PASSWORD})
+    auth = {"type": "m.login.dummy", "session": taken.json["session"]}
+    await _registers(server, username="bob", password=PASSWORD + "!")
+    answer = await server.call("POST", "/v3/register", {"auth": auth})
+    assert (answer.status, answer.errcode) == (400, "M_USER_IN_USE")
