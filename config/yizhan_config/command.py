@@ -203,7 +203,7 @@ yizhan init    建立正式安装：配置、密钥和机密文件
 {describe(_INIT)}
 
 yizhan serve   只运行聊天服务器            --data DIR | --config FILE
-yizhan user    账号：add、import、list、password、lock、unlock、admin、token、log
+yizhan user    账号：add、import、list、password、lock、suspend、reset-identity、admin、token、log
 yizhan bots    机器人：run、trust、fingerprint
 
 各命令加 --help 可看到详细用法；语言随 LANG 环境变量。""",
@@ -216,7 +216,7 @@ yizhan init    make a real installation: configuration, keys and secrets
 {describe(_INIT)}
 
 yizhan serve   run the homeserver only     --data DIR | --config FILE
-yizhan user    accounts: add, import, list, password, lock, unlock, admin, token, log
+yizhan user    accounts: add, import, list, password, lock, suspend, reset-identity, admin, token, log
 yizhan bots    the bot: run, trust, fingerprint
 
 A command with --help tells more; the language follows LANG.""",

@@ -56,7 +56,6 @@ ROUTES = (
     mutual_rooms.routes,
     oauth.routes,
     oauth.oauth_routes,
-    oauth.well_known_routes,
     openid.routes,
     openid.federation_routes,
     profiles.routes,

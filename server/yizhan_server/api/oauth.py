@@ -67,23 +67,6 @@ async def get_auth_metadata(call: Call[None]) -> JsonObject:
     return call.services.auth_metadata
 
 
-@routes.get("/unstable/org.matrix.msc2965/auth_issuer", auth=Auth.NONE)
-async def get_auth_issuer(call: Call[None]) -> JsonObject:
-    """Name the authorization server, as clients asked before there was `auth_metadata`."""
-    return {"issuer": call.services.auth_metadata["issuer"]}
-
-
-well_known_routes = Routes(prefix="/.well-known")
-
-
-@well_known_routes.get(
-    "/openid-configuration", auth=Auth.NONE, also=("/oauth-authorization-server",)
-)
-async def get_issuer_metadata(call: Call[None]) -> JsonObject:
-    """Describe the authorization server to who knows only its issuer (RFC 8414)."""
-    return call.services.auth_metadata
-
-
 @oauth_routes.post("/register", body=dict, auth=Auth.NONE, limit="login", max_body=MAX_CLIENT_BYTES)
 async def register_client(call: Call[JsonObject]) -> Reply:
     """Register a client."""

@@ -15,6 +15,7 @@ import {
 import { RustBackupManager } from "matrix-js-sdk/lib/rust-crypto/backup.js";
 import { SlidingSync } from "matrix-js-sdk/lib/sliding-sync.js";
 import { decryptAttachment, encryptAttachment } from "./attachments.mjs";
+import { OAuthSignIn } from "./oauth.mjs";
 import { Verifications } from "./verification.mjs";
 import { Waiting } from "./waiting.mjs";
 
@@ -36,6 +37,7 @@ export class Device {
     #typing = new Map(); // room -> user ids
     #lastError;
     #loggedOut;
+    #oauth = new OAuthSignIn();
     #waiting = new Waiting(() => this.#situation());
     #verifications = new Verifications(this.#waiting);
 
@@ -62,6 +64,11 @@ export class Device {
         });
         this.#session = { ...answer, base_url: baseUrl, password };
         return { user_id: answer.user_id, device_id: answer.device_id, access_token: answer.access_token };
+    }
+
+    /** One step of signing in by OAuth: a method of OAuthSignIn. */
+    async oauth({ step, ...params }) {
+        return this.#oauth[step](params);
     }
 
     /** Goes on with a session that somebody else has opened. */
