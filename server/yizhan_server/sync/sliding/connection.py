@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from yizhan_server.sync.sliding.required_state import Rule, Rules
+from yizhan_server.sync.sliding.required_state import Rule, Rules, shared
 
 LIVE = 0
 
@@ -67,7 +67,7 @@ def unpack_state(stored: bytes) -> ConnectionState:
     """The opposite of `pack_state`."""
     packed_sets, rooms = _decoder.decode(stored)
     sets = [
-        frozenset(Rule(kind, key, frozenset(excluded)) for kind, key, excluded in rules)
+        shared(frozenset(Rule(kind, key, frozenset(excluded)) for kind, key, excluded in rules))
         for rules in packed_sets
     ]
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -63,6 +63,20 @@ class Progress:
         return self.sent[covered.room.nid].upto or self.window.after or 0
 
 
+@dataclass(slots=True)
+class ExtensionAnswers:
+    """The extensions' part of an answer."""
+
+    body: JsonObject = field(default_factory=dict)
+    news: bool = False
+    flags: dict[int, int] = field(default_factory=dict)
+    """By room: what the connection is up to date with after the answer, see `connection`."""
+
+    def note(self, room: int, flag: int) -> None:
+        """The connection is up to date with what the flag stands for."""
+        self.flags[room] = self.flags.get(room, 0) | flag
+
+
 class Extensions:
     """Answers the extensions."""
 
@@ -102,22 +116,20 @@ class Extensions:
             requester = request.requester
             await self._to_device.acknowledge(requester.user_id, requester.device_id, position)
 
-    async def build(self, progress: Progress, state: ConnectionState) -> tuple[JsonObject, bool]:
-        """Return the extensions' part, and whether there is news in it.
-
-        What the connection has of account data and receipts afterwards is noted in `state`.
-        """
-        parts: JsonObject = {}
+    async def build(self, progress: Progress) -> ExtensionAnswers:
+        """Return the extensions' part."""
+        answers = ExtensionAnswers()
         found = [
-            await self._add_to_device(parts, progress),
-            await self._add_e2ee(parts, progress),
-            await self._add_account_data(parts, progress, state),
-            await self._add_receipts(parts, progress, state),
-            self._add_typing(parts, progress),
+            await self._add_to_device(answers, progress),
+            await self._add_e2ee(answers, progress),
+            await self._add_account_data(answers, progress),
+            await self._add_receipts(answers, progress),
+            self._add_typing(answers, progress),
         ]
-        return parts, any(found)
+        answers.news = any(found)
+        return answers
 
-    async def _add_to_device(self, parts: JsonObject, progress: Progress) -> bool:
+    async def _add_to_device(self, answers: ExtensionAnswers, progress: Progress) -> bool:
         wanted = progress.request.extensions.to_device
         if not _is_on(wanted) or wanted is None:
             return False
@@ -126,18 +138,18 @@ class Extensions:
         events, more = await self._to_device.pending(
             requester.user_id, requester.device_id, upto, max(1, limit)
         )
-        parts["to_device"] = {
+        answers.body["to_device"] = {
             "next_batch": f"d{self._stream.epoch}.{upto if more is None else more}",
             "events": [orjson.Fragment(each) for each in events],
         }
         return bool(events)
 
-    async def _add_e2ee(self, parts: JsonObject, progress: Progress) -> bool:
+    async def _add_e2ee(self, answers: ExtensionAnswers, progress: Progress) -> bool:
         if not _is_on(progress.request.extensions.e2ee):
             return False
         requester, window = progress.request.requester, progress.window
         counts, fallback = await self._e2ee_keys.counts(requester.user_id, requester.device_id)
-        parts["e2ee"] = {
+        answers.body["e2ee"] = {
             "device_one_time_keys_count": counts,
             "device_unused_fallback_key_types": fallback,
         }
@@ -146,12 +158,10 @@ class Extensions:
         changed, left = await self._device_lists.changed(
             requester.user_id, window.after, window.upto
         )
-        parts["e2ee"]["device_lists"] = {"changed": changed, "left": left}
+        answers.body["e2ee"]["device_lists"] = {"changed": changed, "left": left}
         return bool(changed or left)
 
-    async def _add_account_data(
-        self, parts: JsonObject, progress: Progress, state: ConnectionState
-    ) -> bool:
+    async def _add_account_data(self, answers: ExtensionAnswers, progress: Progress) -> bool:
         wanted = progress.request.extensions.account_data
         if not _is_on(wanted) or wanted is None:
             return False
@@ -169,13 +179,11 @@ class Extensions:
                 events = changes.by_room.get(room_id, [])
             if events:
                 rooms[room_id] = events
-            _note(state, nid, ACCOUNT_DATA)
-        parts["account_data"] = {"global": changes.everywhere, "rooms": rooms}
+            answers.note(nid, ACCOUNT_DATA)
+        answers.body["account_data"] = {"global": changes.everywhere, "rooms": rooms}
         return bool(changes.everywhere or rooms)
 
-    async def _add_receipts(
-        self, parts: JsonObject, progress: Progress, state: ConnectionState
-    ) -> bool:
+    async def _add_receipts(self, answers: ExtensionAnswers, progress: Progress) -> bool:
         wanted = progress.request.extensions.receipts
         if not _is_on(wanted) or wanted is None:
             return False
@@ -188,7 +196,7 @@ class Extensions:
         for covered in joined:
             nid, room_id = covered.room.nid, covered.room.room_id
             begins = progress.begins(covered, RECEIPTS)
-            _note(state, nid, RECEIPTS)
+            answers.note(nid, RECEIPTS)
             if not (begins or nid in moved or progress.sent[nid].upto):
                 continue
             room = await self._rooms.get(room_id)
@@ -203,10 +211,10 @@ class Extensions:
                 content = await self._receipts.changed(room, user_id, since, upto)
             if content:
                 rooms[room_id] = {"type": "m.receipt", "content": content}
-        parts["receipts"] = {"rooms": rooms}
+        answers.body["receipts"] = {"rooms": rooms}
         return bool(rooms)
 
-    def _add_typing(self, parts: JsonObject, progress: Progress) -> bool:
+    def _add_typing(self, answers: ExtensionAnswers, progress: Progress) -> bool:
         wanted = progress.request.extensions.typing
         if not _is_on(wanted) or wanted is None:
             return False
@@ -222,7 +230,7 @@ class Extensions:
             users = source.get(covered.room.room_id)
             if users is not None:
                 rooms[covered.room.room_id] = {"type": "m.typing", "content": {"user_ids": users}}
-        parts["typing"] = {"rooms": rooms}
+        answers.body["typing"] = {"rooms": rooms}
         return bool(rooms)
 
 
@@ -242,9 +250,3 @@ def _wanted_rooms(wanted: RoomExtensionBody, progress: Progress) -> Iterator[Cov
             or any(name in lists for name in covered.lists)
         ):
             yield covered
-
-
-def _note(state: ConnectionState, room: int, flag: int) -> None:
-    known = state[room]
-    if not known.flags & flag:
-        state[room] = replace(known, flags=known.flags | flag)

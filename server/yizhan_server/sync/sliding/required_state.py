@@ -53,7 +53,7 @@ class RequiredState:
     """Besides: the members that the timeline's events are about."""
 
     def __or__(self, other: RequiredState) -> RequiredState:
-        rules = self.rules | other.rules
+        rules = shared(self.rules | other.rules)
         lazy = self.lazy_members or other.lazy_members
         return RequiredState(rules, lazy and not any(rule.names_all_members for rule in rules))
 
@@ -68,7 +68,13 @@ def make_required_state(
         Rule(kind, key, but_members if lazy_members and (kind, key) == (ANY, ANY) else excluded)
         for kind, key in include
     )
-    return RequiredState(rules) | RequiredState(lazy_members=lazy_members)
+    return RequiredState(shared(rules)) | RequiredState(lazy_members=lazy_members)
+
+
+@lru_cache(maxsize=512)
+def shared(rules: Rules) -> Rules:
+    """Return equal rules, mostly the same object for equal ones: fast to compare."""
+    return rules
 
 
 @lru_cache(maxsize=512)

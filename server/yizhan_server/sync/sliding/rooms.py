@@ -397,7 +397,8 @@ class RoomAnswers:
 
 def _widens(config: RoomConfig, sent: SentRoom) -> bool:
     """Whether more is wanted of a room than the client has."""
-    return config.limit > sent.limit or not config.required.rules <= sent.rules
+    wanted = config.required.rules
+    return config.limit > sent.limit or not (wanted is sent.rules or wanted <= sent.rules)
 
 
 def _known(wanted: Rules, sent: Rules, changes: StateChanges) -> Rules:

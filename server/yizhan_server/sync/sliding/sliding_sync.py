@@ -129,15 +129,19 @@ class SlidingSync:
         state = _left_behind(sent, coverage, listed, window)
         answers = await self._answers(reader, coverage, sent, state, window)
         progress = Progress(request, window, heard, sent, coverage, answers)
-        extensions, news = await self._extensions.build(progress, state)
+        extensions = await self._extensions.build(progress)
+        for nid in coverage.rooms:
+            flags = state[nid].flags & DIRECT | extensions.flags.get(nid, 0)
+            if flags != state[nid].flags:
+                state[nid] = replace(state[nid], flags=flags)
         body: JsonObject = {
             "lists": coverage.lists,
             "rooms": {
                 coverage.rooms[nid].room.room_id: answer.body for nid, answer in answers.items()
             },
-            "extensions": extensions,
+            "extensions": extensions.body,
         }
-        return _Answer(body, window.upto, ephemeral, state), bool(answers) or news
+        return _Answer(body, window.upto, ephemeral, state), bool(answers) or extensions.news
 
     async def _cover(
         self,
@@ -180,8 +184,7 @@ class SlidingSync:
         for nid, covered in coverage.rooms.items():
             before = sent.get(nid)
             answer, after = await self._rooms.build(reader, covered, before, window, news)
-            # The extensions say anew what they are up to date with.
-            state[nid] = replace(after, flags=after.flags & DIRECT)
+            state[nid] = after
             if answer is not None:
                 answers[nid] = answer
                 if len(answers) % YIELD_EVERY == 0:
