@@ -147,6 +147,10 @@ sub _write_config
    # SyTest has this secret hard-coded
    $self->_write_secret( "registration.secret", "reg_secret\n" );
 
+   # They hold tokens
+   my @registrations = @{ $self->{app_service_config_files} // [] };
+   chmod 0600, @registrations;
+
    my %config = (
       server_name => $self->server_name,
       data        => $hs_dir,
@@ -181,6 +185,7 @@ sub _write_config
       },
       directory => { everybody => $no, rooms_without_sign_in => $yes },
       presence  => { enabled => $yes },
+      appservices => { registrations => \@registrations },
       outbound  => { allow => [ "127.0.0.0/8", "localhost" ] },
    );
 
