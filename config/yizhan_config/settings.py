@@ -124,6 +124,7 @@ class Registration(Section, frozen=True, kw_only=True):
 
     enabled: bool = False
     require_token: bool = True
+    guests: bool = False
     shared_secret_file: Path = Path("secrets/registration.secret")
     minimum_password_length: Positive = 8
 

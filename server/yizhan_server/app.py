@@ -74,6 +74,7 @@ from yizhan_server.rooms.access import RoomAccess
 from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.creation import RoomCreation
 from yizhan_server.rooms.delayed import DelayedEvents
+from yizhan_server.rooms.guest_access import GuestAccess
 from yizhan_server.rooms.hierarchy import SpaceHierarchy
 from yizhan_server.rooms.housekeeping import Housekeeping
 from yizhan_server.rooms.members import Members
@@ -317,6 +318,7 @@ def build(
         writer=writer,
         delayed=DelayedEvents(db, stream, clock, rooms, writer, settings.delayed_events),
         members=members,
+        guest_access=GuestAccess(members, personal.accounts),
         creation=RoomCreation(
             writer, members, profiles, aliases,
             settings.rooms.default_version, settings.rooms.encrypt_by_default,

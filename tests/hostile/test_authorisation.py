@@ -34,6 +34,8 @@ OPEN = {
     ("GET", "/_matrix/media/v3/download/{server_name}/{media_id}"),
     ("GET", "/_matrix/media/v3/download/{server_name}/{media_id}/{file_name}"),
     ("GET", "/_matrix/media/v3/thumbnail/{server_name}/{media_id}"),
+    # Authenticated by the OpenID token that it is asked about.
+    ("GET", "/_matrix/federation/v1/openid/userinfo"),
     # Their own check: an expired token may still be logged out.
     ("POST", "/_matrix/client/v3/logout"),
     ("POST", "/_matrix/client/v3/logout/all"),

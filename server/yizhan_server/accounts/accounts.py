@@ -82,6 +82,10 @@ class Accounts:
         account = await storage.find_account(self._db, user_id)
         return None if account is None or account.is_deactivated else account
 
+    async def guests_among(self, users: set[UserID]) -> set[UserID]:
+        """Return those of these local users who are guests."""
+        return await storage.guests_among(self._db, users)
+
     def scan(self) -> AsyncIterator[Account]:
         """Yield every account, by user id."""
         return storage.scan_accounts(self._db)

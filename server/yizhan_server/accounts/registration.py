@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from yizhan_config.settings import Registration as RegistrationSettings
     from yizhan_database import Database
+    from yizhan_server.accounts.requester import Requester
     from yizhan_server.clock import Clock
     from yizhan_server.storage.accounts import Account
 
@@ -97,6 +98,57 @@ class Registration:
             return await self._accounts.check_password(username, password)
         except Forbidden:
             raise user_in_use() from None
+
+    async def register_guest(
+        self, device_name: str | None, *, refreshable: bool
+    ) -> tuple[UserID, NewSession]:
+        """Create a guest's account and its session, or answer M_GUEST_ACCESS_FORBIDDEN."""
+        if not self._settings.guests:
+            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not admitted")
+        user_id = await self._accounts.check_available(self.make_localpart())
+        nids = await self._sessions.prepare()
+        tx = Transaction()
+        self._accounts.record_account(tx, user_id, None)
+        storage.mark_guest(tx, user_id, is_guest=True)
+        session = self._sessions.record_start(
+            tx,
+            nids,
+            user_id,
+            check_device_id(None),
+            display_name=fit_device_name(device_name),
+            refreshable=refreshable,
+        )
+        try:
+            await self._db.commit(tx)
+        except GuardFailed:
+            raise user_in_use() from None
+        return user_id, session
+
+    async def upgrade_guest(
+        self, guest: Requester, username: str | None, password: str, *, refreshable: bool
+    ) -> tuple[UserID, NewSession]:
+        """Give a guest a password, and a session in place of the guest's."""
+        user_id = self.check_guest(guest, username)
+        password_hash = await self._accounts.hash_password(user_id, password)
+        nids = await self._sessions.prepare()
+        tx = Transaction()
+        self._accounts.record_password(tx, user_id, password_hash, has_initial_password=False)
+        storage.mark_guest(tx, user_id, is_guest=False)
+        session = self._sessions.record_start(
+            tx, nids, user_id, guest.device_id, display_name=None, refreshable=refreshable
+        )
+        tx.after_commit(lambda _: self._sessions.forget_user(user_id))
+        try:
+            await self._db.commit(tx)
+        except GuardFailed:
+            raise Forbidden("This is no longer a guest") from None
+        return user_id, session
+
+    def check_guest(self, guest: Requester, username: str | None) -> UserID:
+        """Return the guest's own id; M_FORBIDDEN for who is no guest, or names another user."""
+        if not guest.is_guest or username != localpart_of(guest.user_id):
+            raise Forbidden("'guest_access_token' must be of the guest whom 'username' names")
+        return guest.user_id
 
     async def register(
         self,

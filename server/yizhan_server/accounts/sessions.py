@@ -128,7 +128,7 @@ class Sessions:
             raise UnknownToken
         requester = Requester(
             token.user_id, token.device_id, token.nid, token.is_admin,
-            is_suspended=token.is_suspended,
+            token.is_guest, is_suspended=token.is_suspended,
         )  # fmt: skip
         known = _Known(requester, token.expires_ms, token.is_locked, now_ms + _TRUST_MS)
         # A sign-out that committed during the look-up has already passed through the cache and

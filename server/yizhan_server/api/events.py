@@ -118,6 +118,8 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
     if kind == "m.room.member" and state_key == call.requester.user_id:
         # One's own membership changes from outside, too: the authorisation rules decide.
         room = await call.services.rooms.get(call.path["room_id"])
+        if call.requester.is_guest:
+            await call.services.guest_access.check_may_join(room, call.requester.user_id)
     else:
         joined = await call.joined_room()
         draft = Draft(joined.user_id, kind, call.body, state_key)
@@ -127,6 +129,8 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
     event_id = await call.services.writer.send(
         room, Draft(call.requester.user_id, kind, call.body, state_key, ts_ms=_time(call))
     )
+    if kind == "m.room.guest_access":
+        await call.services.guest_access.send_away(room)
     return {"event_id": event_id}
 
 

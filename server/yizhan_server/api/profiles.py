@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from yizhan_server.accounts.profiles import check_field_name
+from yizhan_server.api.guests import guest_forbidden
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
 from yizhan_server.protocol.errors import Forbidden, MissingParam, NotFound
 from yizhan_server.protocol.identifiers import UserID, parse_user_id
@@ -58,4 +59,6 @@ async def _find_profile(call: Call[None]) -> dict[str, Any]:
 def _own(call: Call[Any]) -> UserID:
     if call.path["user_id"] != call.requester.user_id:
         raise Forbidden("This is somebody else's profile")
+    if call.requester.is_guest and call.path["field"] != "displayname":
+        raise guest_forbidden()
     return call.requester.user_id

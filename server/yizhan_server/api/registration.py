@@ -9,11 +9,13 @@ from typing import Any
 
 import msgspec
 
+from yizhan_server.accounts.confirmation import Flow
+from yizhan_server.accounts.sessions import NewSession
 from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.login import APPSERVICE_LOGIN, require_appservice
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
-from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError, MissingParam
-from yizhan_server.protocol.identifiers import server_name_of
+from yizhan_server.protocol.errors import Forbidden, InvalidParam, MissingParam
+from yizhan_server.protocol.identifiers import UserID, server_name_of
 from yizhan_server.storage.accounts import Account
 
 routes = Routes()
@@ -31,6 +33,7 @@ class RegisterBody(msgspec.Struct):
     inhibit_login: bool | None = None
     refresh_token: bool | None = None
     type: str | None = None
+    guest_access_token: str | None = None
 
 
 REMEMBERED = frozenset(
@@ -63,10 +66,16 @@ async def register(call: Call[RegisterBody]) -> JsonObject:
         return await _register_for_appservice(call)
     kind = call.query("kind") or "user"
     if kind == "guest":
-        raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not admitted")
+        return _answer(
+            *await registration.register_guest(
+                body.initial_device_display_name, refreshable=bool(body.refresh_token)
+            )
+        )
     if kind != "user":
         raise InvalidParam("'kind' is user or guest")
     flows = registration.get_flows()
+    if body.guest_access_token is not None:
+        return await _upgrade_guest(call, body.guest_access_token, flows)
     said = _recall(call)
     body = msgspec.structs.replace(
         body, **{key: said[key] for key in REMEMBERED & said.keys() if getattr(body, key) is None}
@@ -94,6 +103,32 @@ async def register(call: Call[RegisterBody]) -> JsonObject:
     if session is not None:
         answer |= {"device_id": session.device_id, **session.fields()}
     return answer
+
+
+async def _upgrade_guest(
+    call: Call[RegisterBody], token: str, flows: tuple[Flow, ...]
+) -> JsonObject:
+    """Make a guest a user like others."""
+    body, registration = call.body, call.services.registration
+    guest = await call.services.sessions.authenticate(token)
+    registration.check_guest(guest, body.username)
+    await require_confirmation(call, body.auth, flows)
+    if body.password is None:
+        raise MissingParam("A password is needed")
+    return _answer(
+        *await registration.upgrade_guest(
+            guest, body.username, body.password, refreshable=bool(body.refresh_token)
+        )
+    )
+
+
+def _answer(user_id: UserID, session: NewSession) -> JsonObject:
+    return {
+        "user_id": user_id,
+        "home_server": server_name_of(user_id),
+        "device_id": session.device_id,
+        **session.fields(),
+    }
 
 
 def _remember(call: Call[RegisterBody]) -> str | None:

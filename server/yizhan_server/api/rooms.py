@@ -139,6 +139,9 @@ async def _join(call: Call[JsonObject], room_id: str) -> JsonObject:
     body = msgspec.convert(call.body, JoinBody)
     # Whatever else there is becomes part of the member event, as clients have come to expect.
     extra = {key: call.body[key] for key in call.body.keys() - NOT_FOR_MEMBER_EVENT}
+    if call.requester.is_guest:
+        wanted = await call.services.rooms.get(room_id)
+        await call.services.guest_access.check_may_join(wanted, call.requester.user_id)
     room = await call.services.members.join(call.requester.user_id, room_id, body.reason, extra)
     return {"room_id": room.room_id}
 

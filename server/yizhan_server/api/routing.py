@@ -32,6 +32,7 @@ from aiohttp import web
 from yizhan_database import DatabaseUnavailable
 from yizhan_server.accounts.requester import Requester
 from yizhan_server.api.client_address import ClientAddresses
+from yizhan_server.api.guests import guest_forbidden, is_open_to_guests
 from yizhan_server.api.limits import RateLimits
 from yizhan_server.api.services import Services
 from yizhan_server.api.suspension import is_open_to_suspended, user_suspended
@@ -202,6 +203,7 @@ class Route:
     alternatives: tuple[str, ...] = ()
     """Other paths of the same operation: older versions, unstable names."""
     open_to_suspended: bool = False
+    open_to_guests: bool = False
     on_error: OnError | None = None
     """Words a failure where the caller is a person's browser and not a client."""
 
@@ -241,6 +243,7 @@ class Routes:
                 method, self._prefix + path, cast("Handler", handler), auth, limit, parse, max_body,
                 raw_body, alternatives,
                 is_open_to_suspended(method, [self._prefix + path, *alternatives]),
+                is_open_to_guests(method, [self._prefix + path, *alternatives]),
                 self._on_error,
             )  # fmt: skip
             self.routes.append(route)
@@ -467,6 +470,8 @@ class Wrapper:
             requester = await self._requester(request, route.auth)
             if requester is not None and requester.is_suspended and not route.open_to_suspended:
                 raise user_suspended()
+            if requester is not None and requester.is_guest and not route.open_to_guests:
+                raise guest_forbidden()
         if route.limit is not None and (requester is None or requester.is_rate_limited):
             self._limits.check(
                 route.limit, requester.user_id if requester else self._addresses.of(request)

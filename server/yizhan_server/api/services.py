@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.aliases import Aliases
     from yizhan_server.rooms.creation import RoomCreation
     from yizhan_server.rooms.delayed import DelayedEvents
+    from yizhan_server.rooms.guest_access import GuestAccess
     from yizhan_server.rooms.hierarchy import SpaceHierarchy
     from yizhan_server.rooms.members import Members
     from yizhan_server.rooms.reading import RoomReading
@@ -124,6 +125,7 @@ class Services:
     writer: EventWriter
     delayed: DelayedEvents
     members: Members
+    guest_access: GuestAccess
     creation: RoomCreation
     upgrades: RoomUpgrades
     aliases: Aliases

@@ -53,6 +53,25 @@ async def find_account(db: Database, user_id: UserID) -> Account | None:
     return None if row is None else _account(row)
 
 
+async def guests_among(db: Database, user_ids: Collection[UserID]) -> set[UserID]:
+    """Return those of these users who are guests."""
+    rows = await db.rows(
+        *in_list(
+            "SELECT user_id FROM account WHERE user_id IN (??) AND is_guest = 1", list(user_ids)
+        )
+    )
+    return {UserID(user_id) for (user_id,) in rows}
+
+
+def mark_guest(tx: Transaction, user_id: UserID, *, is_guest: bool) -> None:
+    """Make an account a guest's, or its owner a user like others. A guard: it must be in use."""
+    tx.guard(
+        "UPDATE account SET is_guest = ?, ver = ver + 1"
+        " WHERE user_id = ? AND deactivated_ms IS NULL AND is_guest = ?",
+        int(is_guest), user_id, int(not is_guest),
+    )  # fmt: skip
+
+
 async def scan_accounts(db: Database) -> AsyncIterator[Account]:
     """Yield every account, by user id."""
     sql = f"SELECT {_COLUMNS} FROM account WHERE user_id > ? ORDER BY user_id LIMIT ?"

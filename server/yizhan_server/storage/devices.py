@@ -36,6 +36,7 @@ class AccessToken:
     is_admin: bool
     is_locked: bool
     is_suspended: bool
+    is_guest: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +144,17 @@ async def find_access_token(db: Database, digest: bytes) -> AccessToken | None:
     """Return the token with this digest, expired or not."""
     row = await db.row(
         "SELECT t.nid, t.user_id, t.device_id, t.expires_ms, t.supersedes, a.is_admin, a.is_locked,"
-        " a.is_suspended"
+        " a.is_suspended, a.is_guest"
         " FROM access_token t JOIN account a ON a.user_id = t.user_id WHERE t.digest = ?",
         digest,
     )
     if row is None:
         return None
-    nid, user_id, device_id, expires_ms, supersedes, is_admin, is_locked, is_suspended = row
+    nid, user_id, device_id, expires_ms, supersedes, is_admin, is_locked, *rest = row
+    is_suspended, is_guest = rest
     return AccessToken(
         nid, UserID(user_id), DeviceID(device_id), expires_ms, supersedes, bool(is_admin),
-        bool(is_locked), bool(is_suspended),
+        bool(is_locked), bool(is_suspended), bool(is_guest),
     )  # fmt: skip
 
 
