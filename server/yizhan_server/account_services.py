@@ -104,7 +104,12 @@ def assemble_personal_services(
             db, clock, accounts, settings.sessions.confirmation_lifetime_seconds
         ),
         registration=Registration(
-            db, clock, settings=settings.registration, accounts=accounts, sessions=sessions
+            db,
+            clock,
+            settings=settings.registration,
+            accounts=accounts,
+            sessions=sessions,
+            record_display_name=profiles.record_display_name,
         ),
         shared_secret_registration=SharedSecretRegistration(
             db,

@@ -77,3 +77,16 @@ async def test_history_is_read_forward_from_a_sync(alice: Person) -> None:
     await alice.says(room, "三")
     page = await alice.get(f"/v3/rooms/{quote(room)}/messages", dir="f", **{"from": token})
     assert [event["content"]["body"] for event in page["chunk"]] == ["二", "三"]
+
+
+async def test_a_filter_may_ask_for_events_as_servers_exchange_them(alice: Person) -> None:
+    room = await alice.creates_room()
+    said = await alice.says(room, "一")
+    gone = await alice.says(room, "二")
+    await alice.put(f"/v3/rooms/{quote(room)}/redact/{quote(gone)}/1", {})
+    answer = await alice.syncs(filter='{"event_format": "federation"}')
+    events = {event["event_id"]: event for event in answer.timeline(room)}
+    assert events[said]["content"]["body"] == "一"
+    assert events[gone]["content"] == {}
+    wanted = {"prev_events", "auth_events", "depth", "hashes", "signatures", "room_id", "sender"}
+    assert all(wanted <= event.keys() for event in events.values())

@@ -50,12 +50,14 @@ class Registration:
         settings: RegistrationSettings,
         accounts: Accounts,
         sessions: Sessions,
+        record_display_name: Callable[[Transaction, UserID, str], None],
     ) -> None:
         self._db = db
         self._clock = clock
         self._settings = settings
         self._accounts = accounts
         self._sessions = sessions
+        self._record_display_name = record_display_name
 
     @property
     def is_open(self) -> bool:
@@ -170,6 +172,7 @@ class Registration:
         if registration_token is not None:
             storage.guard_registration_token(tx, registration_token, self._clock.now_ms())
         self._accounts.record_account(tx, user_id, password_hash)
+        self._record_display_name(tx, user_id, localpart_of(user_id))
         session = None
         if not inhibit_login:
             session = self._sessions.record_start(

@@ -16,6 +16,7 @@ import orjson
 
 from yizhan_database import Database
 from yizhan_server.clock import Clock
+from yizhan_server.protocol.event import redact_pdu
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.redaction import redact
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess
@@ -42,6 +43,8 @@ class Reader:
 
     readable: ReadableRoom
     device_id: str | None
+    as_pdus: bool = False
+    """Events are wanted as servers exchange them. Spec: "Filtering", `event_format`."""
 
     @property
     def room(self) -> Room:
@@ -73,6 +76,8 @@ class EventRenderer:
             return []
         memberships = await self._access.membership_at(reader.readable, events)
         events = await self._access.without_erased(events, memberships)
+        if reader.as_pdus:
+            return await self._render_pdus(reader.room, events)
         now_ms = self._clock.now_ms()
         own = [event.event_id for event in events if event.sender == reader.user_id]
         txn_ids: dict[str, str] = {}
@@ -97,6 +102,19 @@ class EventRenderer:
             if event.state_key is not None:
                 await self._add_previous(unsigned, event)
             rendered.append(splice(event_bytes(event, reader.room), unsigned))
+        return rendered
+
+    async def _render_pdus(self, room: Room, events: Sequence[StoredEvent]) -> list[bytes]:
+        pdus = await stored_events.pdus_by_nid(
+            self._db, [event.nid for event in events], room.version
+        )
+        rendered = []
+        for event in events:
+            # Also what only this reader is to see pruned.
+            redacted = event.flags & REDACTED
+            pdu = redact_pdu(pdus[event.nid], room.version) if redacted else pdus[event.nid]
+            named = {**pdu.raw, "event_id": event.event_id, "room_id": room.room_id}
+            rendered.append(orjson.dumps(named))
         return rendered
 
     async def render_plain(

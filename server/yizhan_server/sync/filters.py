@@ -83,6 +83,8 @@ class SyncFilter:
     rooms: frozenset[str] | None = None
     not_rooms: frozenset[str] = frozenset()
     include_leave: bool = False
+    as_pdus: bool = False
+    """Events are wanted in the form in which servers exchange them."""
     timeline: EventFilter = field(default_factory=EventFilter)
     state: EventFilter = field(default_factory=EventFilter)
     ephemeral: EventFilter = field(default_factory=EventFilter)
@@ -129,6 +131,7 @@ def parse_sync_filter(value: Any) -> SyncFilter:
         rooms=_set(room.get("rooms")),
         not_rooms=_set(room.get("not_rooms")) or frozenset(),
         include_leave=room.get("include_leave") is True,
+        as_pdus=value.get("event_format") == "federation",
         timeline=parse_event_filter(room.get("timeline")),
         state=parse_event_filter(room.get("state")),
         ephemeral=parse_event_filter(room.get("ephemeral")),

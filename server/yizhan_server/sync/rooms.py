@@ -110,7 +110,7 @@ class RoomSections:
             or receipts_changed
         ):
             return None
-        reader = Reader(readable, device.device_id)
+        reader = Reader(readable, device.device_id, wanted.as_pdus)
         section["timeline"] = await self._timeline_json(reader, timeline)
         section["state_after" if device.use_state_after else "state"] = {
             "events": await self._fragments(reader, state)
@@ -133,7 +133,7 @@ class RoomSections:
         upto = Window(window.after, min(window.upto, readable.upto))
         timeline = await self._timeline(device, readable, upto)
         state = await self._state(device, readable, upto, timeline)
-        reader = Reader(readable, device.device_id)
+        reader = Reader(readable, device.device_id, device.wanted.as_pdus)
         wanted = device.wanted.room_account_data
         return {
             "timeline": await self._timeline_json(reader, timeline),
