@@ -296,6 +296,7 @@ def build(
         oauth_authorizations=sign_in.authorizations,
         oauth_device_codes=sign_in.device_codes,
         oauth_grants=sign_in.grants,
+        rendezvous=sign_in.rendezvous,
         sso=sign_in.sso,
         browser_sessions=personal.browser_sessions,
         identity_resets=personal.identity_resets,

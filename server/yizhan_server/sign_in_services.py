@@ -12,6 +12,7 @@ from yizhan_server.oauth.authorization import Authorizations
 from yizhan_server.oauth.clients import Clients
 from yizhan_server.oauth.device_codes import GUESSES, DeviceCodes
 from yizhan_server.oauth.grants import Grants
+from yizhan_server.oauth.rendezvous import Rendezvous
 from yizhan_server.sso.provider import Provider
 from yizhan_server.sso.sign_in import SsoSignIn
 
@@ -43,6 +44,7 @@ class SignInServices:
     authorizations: Authorizations
     device_codes: DeviceCodes
     grants: Grants
+    rendezvous: Rendezvous
     sso: SsoSignIn | None
 
 
@@ -77,5 +79,6 @@ def assemble_sign_in(
             device_codes=device_codes,
             logout=flows.logout,
         ),
+        rendezvous=Rendezvous(clock),
         sso=sso,
     )  # fmt: skip

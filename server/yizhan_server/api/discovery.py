@@ -28,6 +28,7 @@ VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 13)))
 
 UNSTABLE_FEATURES: Final = {
     "org.matrix.e2e_cross_signing": True,
+    "org.matrix.msc4108": True,
     "org.matrix.msc4140": True,
     "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
     "org.matrix.simplified_msc3575": True,
@@ -114,7 +115,10 @@ async def get_versions(call: Call[None]) -> JsonObject:
 @routes.get("/v3/capabilities")
 async def get_capabilities(call: Call[None]) -> JsonObject:
     """Tell what is optional and offered."""
-    return {"capabilities": call.services.discovery.capabilities}
+    capabilities = call.services.discovery.capabilities
+    if call.requester.is_admin:
+        capabilities = capabilities | {"m.account_management": {"lock": True, "suspend": True}}
+    return {"capabilities": capabilities}
 
 
 @routes.get("/v3/voip/turnServer")

@@ -30,7 +30,7 @@ ACTIONS = (
     "org.matrix.account_deactivate",
     "org.matrix.cross_signing_reset",
 )
-MAX_CLIENT_BYTES = 16_384
+MAX_CLIENT_BYTES = 8192
 _NEVER_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 

@@ -52,8 +52,10 @@ Body = TypeVar("Body")
 CORS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
-    "Access-Control-Expose-Headers": "Retry-After",
+    "Access-Control-Allow-Headers": (
+        "X-Requested-With, Content-Type, Authorization, If-Match, If-None-Match"
+    ),
+    "Access-Control-Expose-Headers": "Retry-After, ETag",
 }
 JSON_HEADERS = {**CORS_HEADERS, "Content-Type": "application/json"}
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from yizhan_server.oauth.clients import Clients
     from yizhan_server.oauth.device_codes import DeviceCodes
     from yizhan_server.oauth.grants import Grants
+    from yizhan_server.oauth.rendezvous import Rendezvous
     from yizhan_server.protocol.identifiers import ServerName
     from yizhan_server.push.history import NotificationHistory
     from yizhan_server.rooms.access import RoomAccess
@@ -105,6 +106,7 @@ class Services:
     oauth_authorizations: Authorizations
     oauth_device_codes: DeviceCodes
     oauth_grants: Grants
+    rendezvous: Rendezvous
     sso: SsoSignIn | None
     browser_sessions: BrowserSessions
     identity_resets: IdentityResets

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 JsonObject = dict[str, Any]
 
-UNUSED_CLIENT_MS = 7 * 86_400_000
+UNUSED_CLIENT_MS = 86_400_000
 """A client without a session is forgotten so long after its registration."""
 
 _TIDY_EVERY_S = 300.0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from yizhan_server.user_command import main
 from yizhan_testing.account_server import PASSWORD, AccountServer, Person
 from yizhan_testing.browser import Browser
 from yizhan_testing.crypto_identity import CrossSigningIdentity
+from yizhan_testing.homeserver import write_secrets
 from yizhan_testing.oauth_client import OAuthClient
 
 
@@ -46,6 +50,9 @@ async def test_administrators_lock_and_suspend_and_see_it(server: AccountServer)
         answer = await boss.calls("GET", path + "@nobody:home.test")
         assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
         assert (await boss.calls("PUT", path + alice.user_id, {})).errcode == "M_BAD_JSON"
+    capabilities = [await person.calls("GET", "/v3/capabilities") for person in (boss, alice)]
+    managing = [each.json["capabilities"].get("m.account_management") for each in capabilities]
+    assert managing == [{"lock": True, "suspend": True}, None]
     acts = [act["action"] for act in await server.administration.list_acts(10)]
     assert acts == ["unlock", "lock", "unsuspend", "suspend"]
 
@@ -85,6 +92,7 @@ async def test_a_suspended_account_reads_and_leaves_and_writes_nothing(
         ("PUT", f"/v3/rooms/{room}/redact/{quote(own)}/2", {}),
         ("POST", f"/v3/rooms/{room}/receipt/m.read/{quote(his)}", {}),
         ("POST", "/v3/keys/query", {"device_keys": {}}),
+        ("POST", "/unstable/org.matrix.simplified_msc3575/sync", {"lists": {}}),
         ("POST", f"/v3/rooms/{room}/leave", {}),
     ]
     for method, path, body in allowed:
@@ -212,3 +220,28 @@ async def test_who_signed_in_by_password_confirms_by_password(
     asked = await uploads(server, alice.token, alice.user_id)
 
     assert asked.json["flows"] == [{"stages": [flow]}]
+
+
+def test_the_command_suspends_and_allows_new_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    write_secrets(tmp_path)
+    (tmp_path / "yizhan.toml").write_text('server_name = "home.test"\n')
+
+    for words in (
+        ["add", "alice"],
+        ["suspend", "alice"],
+        ["reset-identity", "alice"],
+    ):
+        assert main(["--data", str(tmp_path), *words]) == 0
+    capsys.readouterr()
+    assert main(["--data", str(tmp_path), "list", "--json"]) == 0
+    [person] = json.loads(capsys.readouterr().out)
+    assert person["suspended"] is True
+    assert main(["--data", str(tmp_path), "unsuspend", "alice"]) == 0
+    assert main(["--data", str(tmp_path), "reset-identity", "nobody"]) == 1
+    capsys.readouterr()
+    assert main(["--data", str(tmp_path), "log", "--json"]) == 0
+    acts = [act["action"] for act in json.loads(capsys.readouterr().out)]
+    assert acts == ["unsuspend", "reset_identity", "suspend", "add"]
