@@ -54,12 +54,16 @@ def path_of(route: Route, town: Town) -> str:
 
 
 def test_only_the_listed_endpoints_are_open() -> None:
-    found = {(route.method, route.path) for route in ALL if route.auth is Auth.NONE}
+    found = {
+        (route.method, route.path)
+        for route in ALL
+        if route.auth in (Auth.NONE, Auth.OPTIONAL_APPSERVICE)
+    }
     assert {each for each in found if each[1].startswith("/_matrix/")} <= OPEN
 
 
 async def test_no_endpoint_serves_who_has_no_token_or_a_wrong_one(town: Town) -> None:
-    closed = [route for route in ALL if route.auth in (Auth.USER, Auth.ADMIN)]
+    closed = [route for route in ALL if route.auth in (Auth.USER, Auth.ADMIN, Auth.APPSERVICE)]
     closed += [route for route in ALL if route.path.startswith("/_matrix/client/v3/logout")]
     assert len(closed) > 100
     for route in closed:
@@ -75,6 +79,14 @@ async def test_who_is_not_an_administrator_is_no_administrator(town: Town) -> No
     for route in ALL:
         if route.auth is Auth.ADMIN:
             answer = await town.attacks(route.method, path_of(route, town), b"{}")
+async def test_a_person_is_no_application_service(town: Town) -> None:
+    only_theirs = [route for route in ALL if route.auth is Auth.APPSERVICE]
+    assert only_theirs
+    for route in only_theirs:
+        answer = await town.attacks(route.method, path_of(route, town), b"{}")
+        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+
+
             assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
 
 

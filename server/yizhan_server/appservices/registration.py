@@ -106,6 +106,16 @@ def load_registrations(files: Sequence[Path], server_name: ServerName) -> tuple[
                     "its own.",
                     key="appservices.registrations",
                 )
+    for service, file in zip(services, files, strict=True):
+        for owner, its_file in zip(services, files, strict=True):
+            if owner is not service and owner.owns_user(service.sender):
+                raise ConfigurationError(
+                    f"{file} 的 {service.sender} 落在 {its_file} 独占的用户命名空间内；"
+                    "请修改其中一个。",
+                    f"{service.sender} of {file} lies in a namespace of users that {its_file} "
+                    "has for itself; change one of them.",
+                    key="appservices.registrations",
+                )
     return services
 
 

@@ -126,9 +126,21 @@ def test_a_file_that_is_missing_or_open_to_all_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("same", ["id", "as_token", "sender_localpart"])
 def test_two_services_differ_in_id_token_and_sender(tmp_path: Path, same: str) -> None:
-    other = registration(id="two", as_token="another token", sender_localpart="_other_bot")
+    other = registration(
+        id="two", as_token="another token", sender_localpart="_other_bot", namespaces={}
+    )
     load(tmp_path, registration(), other)
     other[same] = registration()[same]
     with pytest.raises(ConfigurationError) as refused:
         load(tmp_path, registration(), other)
     assert f"the same {same}" in refused.value.en
+
+
+def test_a_service_does_not_own_the_sender_of_another(tmp_path: Path) -> None:
+    other = registration(
+        id="two", as_token="another token", sender_localpart="_bridge_two", namespaces={}
+    )
+    with pytest.raises(ConfigurationError) as refused:
+        load(tmp_path, registration(), other)
+    assert "@_bridge_two:test.example" in refused.value.en
+    assert "@_bridge_two:test.example" in refused.value.zh
