@@ -22,7 +22,11 @@ OPEN = {
     ("GET", "/_matrix/client/v3/login/sso/redirect"),
     ("GET", "/_matrix/client/v3/login/sso/redirect/{idp_id}"),
     ("GET", "/_matrix/client/v1/auth_metadata"),
-    ("GET", "/_matrix/client/unstable/org.matrix.msc2965/auth_issuer"),
+    # Two devices of somebody who is not signed in yet meet here: MSC4108.
+    ("POST", "/_matrix/client/unstable/org.matrix.msc4108/rendezvous"),
+    ("GET", "/_matrix/client/unstable/org.matrix.msc4108/rendezvous/{name}"),
+    ("PUT", "/_matrix/client/unstable/org.matrix.msc4108/rendezvous/{name}"),
+    ("DELETE", "/_matrix/client/unstable/org.matrix.msc4108/rendezvous/{name}"),
     ("POST", "/_matrix/client/v3/register"),
     ("GET", "/_matrix/client/v3/register/available"),
     ("GET", "/_matrix/client/v1/register/m.login.registration_token/validity"),
@@ -75,10 +79,6 @@ async def test_no_endpoint_serves_who_has_no_token_or_a_wrong_one(town: Town) ->
             assert (wrong.status, wrong.errcode) == (401, "M_UNKNOWN_TOKEN"), (path, token)
 
 
-async def test_who_is_not_an_administrator_is_no_administrator(town: Town) -> None:
-    for route in ALL:
-        if route.auth is Auth.ADMIN:
-            answer = await town.attacks(route.method, path_of(route, town), b"{}")
 async def test_a_person_is_no_application_service(town: Town) -> None:
     only_theirs = [route for route in ALL if route.auth is Auth.APPSERVICE]
     assert only_theirs
@@ -87,6 +87,10 @@ async def test_a_person_is_no_application_service(town: Town) -> None:
         assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
 
 
+async def test_who_is_not_an_administrator_is_no_administrator(town: Town) -> None:
+    for route in ALL:
+        if route.auth is Auth.ADMIN:
+            answer = await town.attacks(route.method, path_of(route, town), b"{}")
             assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
 
 
