@@ -227,6 +227,25 @@ class Directory(Section, frozen=True, kw_only=True):
     rooms_without_sign_in: bool = False
 
 
+class Retention(Section, frozen=True, kw_only=True):
+    """How long messages are kept."""
+
+    enabled: bool = False
+    default_days: Count = 0
+    shortest_days: Count = 1
+    longest_days: Count = 0
+
+
+class ServerNotices(Section, frozen=True, kw_only=True):
+    """In whose name the server speaks to people, and where."""
+
+    localpart: Annotated[
+        str, _described(r"^[a-z0-9._=/+-]*$", "用户名", "a user name, without @ and server")
+    ] = ""
+    display_name: str = "系统通知 Server notices"
+    room_name: str = "系统通知 Server notices"
+
+
 class DelayedEvents(Section, frozen=True, kw_only=True):
     """Events that clients leave with the server to be sent later, as calls do."""
 
@@ -347,6 +366,8 @@ class Settings(Section, frozen=True, kw_only=True):
     url_previews: UrlPreviews = UrlPreviews()
     rooms: Rooms = Rooms()
     directory: Directory = Directory()
+    retention: Retention = Retention()
+    server_notices: ServerNotices = ServerNotices()
     delayed_events: DelayedEvents = DelayedEvents()
     presence: Presence = Presence()
     federation: Federation = Federation()

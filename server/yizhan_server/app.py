@@ -61,6 +61,7 @@ from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
 from yizhan_server.flows.device_rename import DeviceRename
 from yizhan_server.flows.reporting import Reporting
+from yizhan_server.flows.server_notices import ServerNotices
 from yizhan_server.media.files import FileStore
 from yizhan_server.media.previews import UrlPreviews
 from yizhan_server.media.repository import ContentRepository
@@ -83,6 +84,7 @@ from yizhan_server.rooms.reading import RoomReading
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.relations import Relations
 from yizhan_server.rooms.rendering import EventRenderer
+from yizhan_server.rooms.retention import Retention
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.summaries import RoomSummaries
 from yizhan_server.rooms.upgrade import RoomUpgrades
@@ -184,6 +186,8 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
         background.keep("housekeeping", housekeeping.run)
         background.keep("delayed events", homeserver.services.delayed.run)
+        retention = Retention(db, clock, homeserver.services.rooms, settings.retention)
+        background.keep("retention", retention.run)
         background.keep("url previews", homeserver.services.url_previews.run)
         background.keep("search index", homeserver.services.message_search.run)
         background.keep("sliding connections", homeserver.connections.run)
@@ -260,6 +264,10 @@ def build(
         max_upload_bytes=settings.media.max_upload_bytes,
         is_public=settings.media.unauthenticated_download,
     )  # fmt: skip
+    creation = RoomCreation(
+        writer, members, profiles, aliases,
+        settings.rooms.default_version, settings.rooms.encrypt_by_default,
+    )  # fmt: skip
     turn_secret = settings.turn.shared_secret_file
     sign_in = assemble_sign_in(settings, db, clock, outbound, personal, flows)
     services = Services(
@@ -320,9 +328,10 @@ def build(
         delayed=DelayedEvents(db, stream, clock, rooms, writer, settings.delayed_events),
         members=members,
         guest_access=GuestAccess(members, personal.accounts),
-        creation=RoomCreation(
-            writer, members, profiles, aliases,
-            settings.rooms.default_version, settings.rooms.encrypt_by_default,
+        creation=creation,
+        server_notices=ServerNotices(
+            db, rooms, writer, creation, personal.accounts, personal.profiles,
+            personal.account_data, settings.server_notices,
         ),
         upgrades=RoomUpgrades(db, writer, profiles, room_settings),
         aliases=aliases,

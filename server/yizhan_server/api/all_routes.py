@@ -31,6 +31,7 @@ from yizhan_server.api import (
     reporting,
     rooms,
     search,
+    server_notices,
     sync,
     to_device,
 )
@@ -69,6 +70,7 @@ ROUTES = (
     rendezvous.routes,
     rooms.routes,
     search.routes,
+    server_notices.routes,
     sync.routes,
     to_device.routes,
 )

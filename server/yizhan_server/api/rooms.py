@@ -166,6 +166,7 @@ async def invite(call: Call[MemberBody]) -> JsonObject:
 @routes.post("/v3/rooms/{room_id}/leave", body=MemberBody)
 async def leave(call: Call[MemberBody]) -> JsonObject:
     """Leave a room or decline an invitation."""
+    await call.services.server_notices.check_may_leave(call.requester.user_id, call.path["room_id"])
     await call.services.members.leave(
         call.requester.user_id, call.path["room_id"], call.body.reason
     )

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from yizhan_server.flows.password_change import PasswordChange
     from yizhan_server.flows.profile_change import ProfileChange
     from yizhan_server.flows.reporting import Reporting
+    from yizhan_server.flows.server_notices import ServerNotices
     from yizhan_server.media.previews import UrlPreviews
     from yizhan_server.media.repository import ContentRepository
     from yizhan_server.media.thumbnails import Thumbnails
@@ -122,6 +123,7 @@ class Services:
     profile_change: ProfileChange
     deactivation: Deactivation
     reporting: Reporting
+    server_notices: ServerNotices
     rooms: Rooms
     access: RoomAccess
     writer: EventWriter

@@ -63,6 +63,8 @@ class NewRoom:
     is_direct: bool = False
     appservice: str | None = None
     """The application service that asks, if one does."""
+    may_encrypt: bool = True
+    """Whether the server's default may make the room encrypted."""
 
 
 class RoomCreation:
@@ -130,7 +132,7 @@ class RoomCreation:
         state["m.room.join_rules", ""] = {"join_rule": preset.join_rule}
         state["m.room.history_visibility", ""] = {"history_visibility": preset.history_visibility}
         state["m.room.guest_access", ""] = {"guest_access": preset.guest_access}
-        if self._encrypts(preset):
+        if wish.may_encrypt and self._encrypts(preset):
             state["m.room.encryption", ""] = {"algorithm": MEGOLM}
         for kind, state_key, content in wish.initial_state:
             state[kind, state_key] = content
