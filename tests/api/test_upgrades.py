@@ -186,3 +186,12 @@ async def test_upgrades_that_are_refused_change_nothing(alice: Person, bob: Pers
     assert refused.status == 400
     refused = await alice.refused("GET", f"/v3/rooms/{quote(room)}/state/m.room.tombstone/")
     assert refused.errcode == "M_NOT_FOUND"
+
+
+async def test_the_new_room_says_that_guests_stay_outside_where_the_old_one_was_silent(
+    alice: Person,
+) -> None:
+    old = await alice.creates_room(preset="public_chat")
+    answer = await alice.post(f"/v3/rooms/{quote(old)}/upgrade", {"new_version": "11"})
+    guests = await state(alice, answer["replacement_room"], "m.room.guest_access")
+    assert guests == {"guest_access": "forbidden"}

@@ -131,7 +131,8 @@ class RoomCreation:
             state["m.room.canonical_alias", ""] = {"alias": alias}
         state["m.room.join_rules", ""] = {"join_rule": preset.join_rule}
         state["m.room.history_visibility", ""] = {"history_visibility": preset.history_visibility}
-        state["m.room.guest_access", ""] = {"guest_access": preset.guest_access}
+        if preset.guest_access == "can_join":
+            state["m.room.guest_access", ""] = {"guest_access": "can_join"}
         if wish.may_encrypt and self._encrypts(preset):
             state["m.room.encryption", ""] = {"algorithm": MEGOLM}
         for kind, state_key, content in wish.initial_state:

@@ -11,7 +11,7 @@ Spec: client-server API, "Room Upgrades"; `m.room.create`; room version 12.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yizhan_database import Database, Transaction
@@ -46,6 +46,9 @@ COPIED = (
     "m.room.retention",
 )
 """State with an empty key that the new room begins with."""
+
+STATED: Mapping[str, dict[str, Any]] = {"m.room.guest_access": {"guest_access": "forbidden"}}
+"""What holds where the old room says nothing, and the new one says in so many words."""
 
 MAX_BANS = 5000
 
@@ -127,8 +130,9 @@ class RoomUpgrades:
         drafts.append(Draft(user_id, "m.room.power_levels", first, ""))
         for kind in COPIED:
             event = await old.state_event(kind)
-            if event is not None:
-                drafts.append(Draft(user_id, kind, event.pdu.content, ""))
+            content = STATED.get(kind) if event is None else event.pdu.content
+            if content is not None:
+                drafts.append(Draft(user_id, kind, content, ""))
         if create.get("type") == "m.space":
             drafts += [
                 Draft(user_id, "m.space.child", child.content, child.state_key or "")
