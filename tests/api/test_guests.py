@@ -39,6 +39,21 @@ async def homeserver(tmp_path: Path, dialect: Dialect) -> AsyncIterator[Homeserv
         yield server
 
 
+async def test_a_guest_has_a_name_and_follows_one_room_at_a_time(
+    homeserver: HomeserverInProcess,
+) -> None:
+    alice = await homeserver.person("alice")
+    room = await alice.creates_room(preset="public_chat")
+    world = {"history_visibility": "world_readable"}
+    await alice.sets(room, "m.room.history_visibility", world)
+    guest = await visits(homeserver)
+    name = await guest.get(f"/v3/profile/{guest.user_id}/displayname")
+    assert name == {"displayname": guest.user_id[1:].partition(":")[0]}
+    refused = await guest.refused("GET", "/v3/events?timeout=0")
+    assert (refused.status, refused.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
+    assert (await guest.get("/v3/events", timeout="0", room_id=room))["chunk"] == []
+
+
 async def registers(
     homeserver: HomeserverInProcess, body: JsonObject, query: str = ""
 ) -> JsonObject:
@@ -65,7 +80,6 @@ async def test_a_guest_talks_where_guests_are_admitted(
     closed = await alice.creates_room(preset="public_chat")
     guest = await visits(homeserver)
     assert (await guest.get("/v3/account/whoami"))["is_guest"] is True
-    assert await guest.get(f"/v3/profile/{quote(guest.user_id)}") == {}
 
     await guest.joins(room)
     await guest.says(room, "我来看看")

@@ -112,6 +112,7 @@ class Registration:
         tx = Transaction()
         self._accounts.record_account(tx, user_id, None)
         storage.mark_guest(tx, user_id, is_guest=True)
+        self._record_display_name(tx, user_id, localpart_of(user_id))
         session = self._sessions.record_start(
             tx,
             nids,

@@ -6,6 +6,7 @@ Spec: client-server API, "Room previews"; the deprecated part of "Syncing".
 from __future__ import annotations
 
 from yizhan_server.api.routing import Call, Routes
+from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.stream_token import parse_sync_token
 
 routes = Routes()
@@ -21,6 +22,9 @@ async def get_events(call: Call[None]) -> bytes:
     """Return what happens in the requester's rooms, or in one room that anybody may read."""
     start, room_id = call.query("from"), call.query("room_id")
     peeked = None
+    if room_id is None and call.requester.is_guest:
+        # A guest follows one room at a time.
+        raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "A guest must name a room")
     if room_id is not None:
         peeked = await call.services.access.access_readable_room(call.requester.user_id, room_id)
     return await call.services.event_stream.events(

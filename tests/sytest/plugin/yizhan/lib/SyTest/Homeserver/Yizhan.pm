@@ -172,6 +172,7 @@ sub _write_config
       registration => {
          enabled                 => $yes,
          require_token           => $no,
+         guests                  => $yes,
          minimum_password_length => 1,
          shared_secret_file      => "$hs_dir/registration.secret",
       },
@@ -183,6 +184,7 @@ sub _write_config
          default_version    => "$self->{default_room_version}",
          encrypt_by_default => "off",
       },
+      url_previews => { enabled => $yes },
       directory => { everybody => $no, rooms_without_sign_in => $yes },
       presence  => { enabled => $yes },
       appservices => { registrations => \@registrations },
