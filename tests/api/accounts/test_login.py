@@ -38,7 +38,6 @@ async def test_a_wrong_password_an_unknown_user_and_another_server_look_alike(
         password_login("nobody"),
         password_login("@alice:elsewhere.test"),
         password_login("alice", "x" * 5000),
-        password_login("\x00"),
     ]
     answers = [await server.call("POST", "/v3/login", body) for body in bodies]
     assert {(answer.status, answer.errcode) for answer in answers} == {(403, "M_FORBIDDEN")}
@@ -72,10 +71,10 @@ async def test_what_login_cannot_use_is_refused_with_a_reason(server: AccountSer
         (password_login("alice") | {"password": None}, 400, "M_MISSING_PARAM"),
         (password_login("alice") | {"identifier": {"type": "m.id.phone"}}, 403, "M_FORBIDDEN"),
         (password_login("alice") | {"identifier": {"type": "m.id.user"}}, 400, "M_BAD_JSON"),
-        (password_login("alice", device_id="a\x00b"), 400, "M_INVALID_PARAM"),
+        (password_login("alice", device_id="a\x00b"), 400, "M_BAD_JSON"),
         (password_login("alice", device_id="d" * 256), 400, "M_INVALID_PARAM"),
         ({"type": "m.login.token"}, 400, "M_MISSING_PARAM"),
-        ({"type": "m.login.token", "token": "\x00"}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.token", "token": "\x00"}, 400, "M_BAD_JSON"),
         ([], 400, "M_BAD_JSON"),
     ]
     for body, status, errcode in cases:
