@@ -59,6 +59,7 @@ from yizhan_server.ephemeral.presence import Presence
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
+from yizhan_server.flows.dehydration import Dehydration
 from yizhan_server.flows.device_rename import DeviceRename
 from yizhan_server.flows.reporting import Reporting
 from yizhan_server.flows.server_notices import ServerNotices
@@ -317,6 +318,7 @@ def build(
         network_directories=NetworkDirectories(db),
         third_party=ThirdParty(appservices, appservice_calls),
         logout=flows.logout,
+        dehydration=Dehydration(db, stream, clock, e2ee_keys, to_device, flows.logout),
         device_rename=DeviceRename(personal.sessions, device_changes),
         password_change=flows.password_change,
         profile_change=profile_change,

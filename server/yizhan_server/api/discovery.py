@@ -29,6 +29,7 @@ VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 13)))
 UNSTABLE_FEATURES: Final = {
     "org.matrix.e2e_cross_signing": True,
     "org.matrix.msc4108": True,
+    "org.matrix.msc3814": True,
     "org.matrix.msc4140": True,
     "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
     "org.matrix.simplified_msc3575": True,

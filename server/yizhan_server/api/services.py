@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from yizhan_server.ephemeral.receipts import Receipts
     from yizhan_server.ephemeral.typing import Typing
     from yizhan_server.flows.deactivation import Deactivation
+    from yizhan_server.flows.dehydration import Dehydration
     from yizhan_server.flows.device_rename import DeviceRename
     from yizhan_server.flows.logout import Logout
     from yizhan_server.flows.password_change import PasswordChange
@@ -119,6 +120,7 @@ class Services:
     third_party: ThirdParty
     logout: Logout
     device_rename: DeviceRename
+    dehydration: Dehydration
     password_change: PasswordChange
     profile_change: ProfileChange
     deactivation: Deactivation
