@@ -25,6 +25,8 @@ from yizhan_server.api.file_answer import ByteRange, parse_range
 from yizhan_server.api.limits import RateLimits
 from yizhan_server.api.routing import Router, Wrapper
 from yizhan_server.app import MIGRATIONS
+from yizhan_server.appservices.identities import AppserviceIdentities
+from yizhan_server.appservices.registered import Appservices
 from yizhan_server.clock import SystemClock
 from yizhan_server.media.disposition import disposition
 from yizhan_server.media.files import FileStore
@@ -177,13 +179,18 @@ async def test_uploads_need_an_account(homeserver: HomeserverInProcess, alice: P
             assert (response.status, answer["errcode"]) == (401, "M_MISSING_TOKEN"), path
 
 
+def _no_appservices(homeserver: HomeserverInProcess) -> AppserviceIdentities:
+    services = homeserver.parts.services
+    return AppserviceIdentities(services.db, Appservices(()), services.accounts)
+
+
 async def test_guests_upload_nothing(homeserver: HomeserverInProcess, alice: Person) -> None:
     async def as_guest(_token: str) -> Requester:
         return Requester(UserID(alice.user_id), DeviceID("D"), 1, is_guest=True)
 
     wrapper = Wrapper(
         Router([media_api.routes]), homeserver.parts.services, RateLimits({}, SystemClock()),
-        as_guest, ClientAddresses(()), query_string_tokens=False,
+        as_guest, _no_appservices(homeserver), ClientAddresses(()), query_string_tokens=False,
     )  # fmt: skip
     runner = web.ServerRunner(web.Server(wrapper))
     await runner.setup()

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from yizhan_server.accounts.openid import OpenidTokens
 from yizhan_server.clock import SystemClock
+from yizhan_server.protocol.identifiers import UserID
 
 if TYPE_CHECKING:
     import pytest
@@ -83,4 +84,4 @@ async def test_a_service_learns_whose_token_it_was_shown(
     monkeypatch.setattr(SystemClock, "now_ms", lambda _: now + 3601 * 1000)
     tokens: OpenidTokens = homeserver.parts.services.openid_tokens
     assert (await asks(token))[0] == 401
-    assert await tokens.find_user(await tokens.make(bob.user_id)) == bob.user_id
+    assert await tokens.find_user(await tokens.make(UserID(bob.user_id))) == bob.user_id

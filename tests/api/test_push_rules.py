@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,7 +16,8 @@ async def test_rules_are_listed_by_scope_and_kind(alice: Person) -> None:
     await alice.put(f"{RULES}/global/room/!a:b", {"actions": ["dont_notify"]})
     everything = await alice.get(f"{RULES}/")
     assert await alice.get(f"{RULES}/global/") == everything["global"]
-    (rule,) = await alice.call("GET", f"{RULES}/global/room/")
+    rules: Any = await alice.call("GET", f"{RULES}/global/room/")
+    (rule,) = rules
     assert rule == everything["global"]["room"][0] == await alice.get(f"{RULES}/global/room/!a:b")
     # It does nothing, but who set it finds it again.
     assert rule["actions"] == ["dont_notify"]
@@ -43,5 +44,5 @@ async def test_rules_are_listed_by_scope_and_kind(alice: Person) -> None:
 async def test_a_path_that_names_no_rule_is_refused(
     alice: Person, method: str, path: str, status: int
 ) -> None:
-    body = {"actions": []} if method == "PUT" else None
+    body: dict[str, Any] | None = {"actions": []} if method == "PUT" else None
     assert (await alice.refused(method, RULES + path, body)).status == status
