@@ -216,7 +216,8 @@ yizhan init    make a real installation: configuration, keys and secrets
 {describe(_INIT)}
 
 yizhan serve   run the homeserver only     --data DIR | --config FILE
-yizhan user    accounts: add, import, list, password, lock, suspend, reset-identity, admin, token, log
+yizhan user    accounts: add, import, list, password, lock, suspend, reset-identity, admin,
+               token, log
 yizhan bots    the bot: run, trust, fingerprint
 
 A command with --help tells more; the language follows LANG.""",
