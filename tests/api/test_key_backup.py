@@ -78,7 +78,7 @@ async def test_versions_are_made_described_changed_and_deleted(alice: Person, bo
     assert third not in (first, second)
     for method, unknown in (
         ("GET", second), ("PUT", second), ("DELETE", "77"), ("GET", "x"), ("GET", "01"),
-        ("GET", "9" * 30), ("GET", "%00"), ("GET", "-1"),
+        ("GET", "9" * 30), ("GET", "-1"),
     ):  # fmt: skip
         body = backup() if method == "PUT" else None
         refused = await alice.refused(method, f"{VERSION}/{unknown}", body)
