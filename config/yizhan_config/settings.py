@@ -285,12 +285,6 @@ class Outbound(Section, frozen=True, kw_only=True):
     allow: tuple[OutboundTarget, ...] = ()
 
 
-class Limits(Section, frozen=True, kw_only=True):
-    """Bounds on memory."""
-
-    cache_bytes: Positive = 100_000_000
-
-
 PushDetail = Literal["ids", "names", "content"]
 
 
@@ -374,7 +368,6 @@ class Settings(Section, frozen=True, kw_only=True):
     turn: Turn = Turn()
     appservices: Appservices = Appservices()
     outbound: Outbound = Outbound()
-    limits: Limits = Limits()
     push_gateway: PushGateway = PushGateway()
     bots: Bots = Bots()
     logging: Logging = Logging()
