@@ -45,8 +45,8 @@ bench: $(VENV)/.dev-installed
 # The stamps make a second start immediate; what they depend on makes the next one install again.
 $(VENV)/.run-installed: $(VENV)/.created pyproject.toml constraints.txt
 	@echo '正在安装依赖，仅第一次需要几分钟…… | Installing dependencies, once; this takes a minute ...'
-	@$(PIP) hatchling
-	@# Without build isolation the pinned hatchling builds, with any pip that Python 3.11 brought.
+	@# The pinned hatchling and setuptools build, without build isolation: ours, and what has no wheel.
+	@$(PIP) hatchling setuptools
 	@$(PIP) --no-build-isolation -e .
 	@touch $@
 
@@ -67,10 +67,10 @@ $(VENV)/.created:
 constraints:
 	rm -rf .cache/constraints
 	$(PYTHON) -m venv .cache/constraints
-	.cache/constraints/bin/python -m pip --disable-pip-version-check install --quiet -e '.[dev]' \
+	.cache/constraints/bin/python -m pip --disable-pip-version-check install --quiet --upgrade -e '.[dev]' setuptools \
 	  "$$($(PYTHON) -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"][0])')"
 	{ echo '# Every version that Yizhan is run and tested with. Written by `make constraints`.'; \
-	  .cache/constraints/bin/python -m pip freeze --exclude-editable | LC_ALL=C sort -f; } > constraints.txt
+	  .cache/constraints/bin/python -m pip freeze --all --exclude pip --exclude-editable | LC_ALL=C sort -f; } > constraints.txt
 	rm -rf .cache/constraints
 
 clean:

@@ -28,6 +28,10 @@ def test_every_dependency_is_pinned_to_one_version() -> None:
     assert names - set(pinned()) == set()
 
 
+def test_what_builds_a_dependency_that_comes_as_source_is_pinned() -> None:
+    assert "setuptools" in pinned()
+
+
 def test_what_builds_the_project_is_pinned_to_the_same_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["build-system"]["requires"] == [f"hatchling=={pinned()['hatchling']}"]
