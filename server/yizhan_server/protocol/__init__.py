@@ -6,6 +6,6 @@ user may see is here, so that it can be tested in microseconds and against the s
 own numbered lists.
 
 Reading order: `identifiers`, `canonical_json`, `room_version`, `redaction`, `hashes`, `signing`,
-`request_signing`, `event`, `auth_events`, `power_levels`, `auth_rules`, `visibility`,
-`push_rules`, `stream_token`.
+`request_signing`, `server_keys`, `event`, `auth_events`, `power_levels`, `auth_rules`,
+`visibility`, `server_acl`, `push_rules`, `stream_token`.
 """
