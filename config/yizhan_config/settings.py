@@ -92,6 +92,7 @@ class Listen(Section, frozen=True, kw_only=True):
     federation: Address | None = None
     tls: Address = Address("", 443)
     trusted_proxies: tuple[str, ...] = ()
+    compression: bool = True
 
 
 class Tls(Section, frozen=True, kw_only=True):

@@ -384,6 +384,7 @@ def build(
         AppserviceIdentities(db, appservices, personal.accounts),
         ClientAddresses(settings.listen.trusted_proxies),
         query_string_tokens=settings.sessions.query_string_tokens,
+        compress=settings.listen.compression,
     )  # fmt: skip
     push = PushDelivery(db, stream, clock, rooms, personal.pushers, unread, outbound, background)
     transactions = Transactions(

@@ -191,6 +191,7 @@ async def test_guests_upload_nothing(homeserver: HomeserverInProcess, alice: Per
     wrapper = Wrapper(
         Router([media_api.routes]), homeserver.parts.services, RateLimits({}, SystemClock()),
         as_guest, _no_appservices(homeserver), ClientAddresses(()), query_string_tokens=False,
+        compress=True,
     )  # fmt: skip
     runner = web.ServerRunner(web.Server(wrapper))
     await runner.setup()

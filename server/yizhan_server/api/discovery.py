@@ -122,7 +122,7 @@ async def get_capabilities(call: Call[None]) -> JsonObject:
     return {"capabilities": capabilities}
 
 
-@routes.get("/v3/voip/turnServer")
+@routes.get("/v3/voip/turnServer", gives_credential=True)
 async def get_turn_server(call: Call[None]) -> JsonObject:
     """Give credentials for the TURN server."""
     return call.services.turn.get(call.requester.user_id)

@@ -113,7 +113,7 @@ async def _start_session(call: Call[LoginBody]) -> NewSession:
     )
 
 
-@routes.post("/v1/login/get_token", body=AuthBody, limit="login")
+@routes.post("/v1/login/get_token", body=AuthBody, limit="login", gives_credential=True)
 async def make_login_token(call: Call[AuthBody]) -> JsonObject:
     """Make a token with which another client of the same user may sign in, once."""
     await require_confirmation(call, call.body.auth)

@@ -14,7 +14,7 @@ routes = Routes()
 federation_routes = Routes(prefix="/_matrix/federation")
 
 
-@routes.post("/v3/user/{user_id}/openid/request_token", body=dict)
+@routes.post("/v3/user/{user_id}/openid/request_token", body=dict, gives_credential=True)
 async def request_token(call: Call[JsonObject]) -> JsonObject:
     """Give the requester a token to show to another service."""
     if call.path["user_id"] != call.requester.user_id:

@@ -32,6 +32,7 @@ from aiohttp import web
 from yizhan_database import DatabaseUnavailable
 from yizhan_server.accounts.requester import Requester
 from yizhan_server.api.client_address import ClientAddresses
+from yizhan_server.api.compression import encoded
 from yizhan_server.api.guests import guest_forbidden, is_open_to_guests
 from yizhan_server.api.limits import RateLimits
 from yizhan_server.api.services import Services
@@ -208,6 +209,12 @@ class Route:
     open_to_guests: bool = False
     on_error: OnError | None = None
     """Words a failure where the caller is a person's browser and not a client."""
+    may_compress: bool = False
+    """No answer holds a credential, and nobody but who knows the token can cause one."""
+
+
+_CREDENTIALS_IN_ANSWERS = (Auth.NONE, Auth.OPTIONAL_APPSERVICE)
+"""Signing in, registering and refreshing, and the pages, whose forms carry codes."""
 
 
 class Routes:
@@ -232,6 +239,7 @@ class Routes:
         max_body: int = DEFAULT_MAX_BODY,
         raw_body: bool = False,
         also: tuple[str, ...] = (),
+        gives_credential: bool = False,
     ) -> Callable[[HandlerT], HandlerT]:
         parse = None if body is None else _parser(body)
         paths = [path, *also]
@@ -246,7 +254,7 @@ class Routes:
                 raw_body, alternatives,
                 is_open_to_suspended(method, [self._prefix + path, *alternatives]),
                 is_open_to_guests(method, [self._prefix + path, *alternatives]),
-                self._on_error,
+                self._on_error, not gives_credential and auth not in _CREDENTIALS_IN_ANSWERS,
             )  # fmt: skip
             self.routes.append(route)
             return handler
@@ -400,6 +408,7 @@ class Wrapper:
         addresses: ClientAddresses,
         *,
         query_string_tokens: bool,
+        compress: bool,
     ) -> None:
         self._router = router
         self._services = services
@@ -408,6 +417,7 @@ class Wrapper:
         self._appservices = appservices
         self._addresses = addresses
         self._query_string_tokens = query_string_tokens
+        self._compress = compress
 
     async def __call__(  # noqa: PLR0911 - one answer for each kind of failure
         self, request: web.BaseRequest
@@ -416,7 +426,7 @@ class Wrapper:
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=CORS_HEADERS)
         try:
-            answer = await self._answer(request)
+            route, answer = await self._answer(request)
         except MatrixError as error:
             return _error_response(error)
         except (orjson.JSONDecodeError, UnicodeDecodeError):
@@ -442,29 +452,32 @@ class Wrapper:
         except Exception:
             log.exception("request failed", extra={"method": request.method})
             return _error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
-        if isinstance(answer, dict):
-            return web.Response(body=orjson.dumps(answer), headers=JSON_HEADERS)
-        if isinstance(answer, bytes):
-            return web.Response(body=answer, headers=JSON_HEADERS)
-        if answer.stream is not None:
-            return answer.stream
-        body = orjson.dumps(answer.body) if isinstance(answer.body, dict) else answer.body
-        return web.Response(
-            body=body, status=answer.status, headers={**JSON_HEADERS, **answer.headers}
-        )
+        return await self._response(request, route, answer)
 
-    async def _answer(self, request: web.BaseRequest) -> Answer:
+    async def _response(
+        self, request: web.BaseRequest, route: Route, answer: Answer
+    ) -> web.StreamResponse:
+        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        if reply.stream is not None:
+            return reply.stream
+        body = orjson.dumps(reply.body) if isinstance(reply.body, dict) else reply.body
+        headers = {**JSON_HEADERS, **reply.headers}
+        if self._compress and route.may_compress and body is not None:
+            body, headers = await encoded(request, body, headers)
+        return web.Response(body=body, status=reply.status, headers=headers)
+
+    async def _answer(self, request: web.BaseRequest) -> tuple[Route, Answer]:
         request_id.set(secrets.token_hex(4))
         raw_path = request.rel_url.raw_path
         route, path = self._router.find(
             "GET" if request.method == "HEAD" else request.method, raw_path
         )
         try:
-            return await self._serve(request, route, path)
+            return route, await self._serve(request, route, path)
         except MatrixError as error:
             if route.on_error is None:
                 raise
-            return route.on_error(request, error)
+            return route, route.on_error(request, error)
 
     async def _serve(self, request: web.BaseRequest, route: Route, path: dict[str, str]) -> Answer:
         requester = None
