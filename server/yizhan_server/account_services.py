@@ -20,6 +20,7 @@ from yizhan_server.accounts.pushers import Pushers
 from yizhan_server.accounts.registration import Registration, SharedSecretRegistration
 from yizhan_server.accounts.sessions import Sessions
 from yizhan_server.admin.administration import UserAdministration
+from yizhan_server.admin.record import Record
 from yizhan_server.flows.deactivation import Deactivation, RoomLeaver
 from yizhan_server.flows.logout import DeviceForgetter, Logout
 from yizhan_server.flows.password_change import PasswordChange
@@ -64,6 +65,7 @@ class AccountFlows:
 
     logout: Logout
     password_change: PasswordChange
+    record: Record
     administration: UserAdministration
 
 
@@ -141,13 +143,14 @@ def assemble_flows(
     """Build the flows; `forgetters` are those of other families, such as end-to-end keys."""
     logout = Logout(db, personal.sessions, [*forgetters, personal.pushers.record_end_of_devices])
     password_change = PasswordChange(db, personal.accounts, logout)
+    record = Record(db, numbers, clock)
     return AccountFlows(
         logout=logout,
         password_change=password_change,
+        record=record,
         administration=UserAdministration(
             db,
-            numbers,
-            clock,
+            record,
             accounts=personal.accounts,
             profiles=personal.profiles,
             password_change=password_change,

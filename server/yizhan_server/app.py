@@ -27,6 +27,7 @@ from yizhan_server.accounts.member_profiles import MemberProfiles
 from yizhan_server.accounts.openid import OpenidTokens
 from yizhan_server.accounts.registration_sessions import RegistrationSessions
 from yizhan_server.accounts.room_settings import RoomSettings
+from yizhan_server.admin.people import PeopleAdministration
 from yizhan_server.api.all_routes import ROUTES
 from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.discovery import Turn, make_discovery
@@ -269,6 +270,7 @@ def build(
         writer, members, profiles, aliases,
         settings.rooms.default_version, settings.rooms.encrypt_by_default,
     )  # fmt: skip
+    device_rename = DeviceRename(personal.sessions, device_changes)
     turn_secret = settings.turn.shared_secret_file
     sign_in = assemble_sign_in(settings, db, clock, outbound, personal, flows)
     services = Services(
@@ -310,6 +312,19 @@ def build(
         browser_sessions=personal.browser_sessions,
         identity_resets=personal.identity_resets,
         administration=flows.administration,
+        record=flows.record,
+        people=PeopleAdministration(
+            db,
+            flows.record,
+            accounts=personal.accounts,
+            sessions=personal.sessions,
+            profiles=personal.profiles,
+            profile_change=profile_change,
+            password_change=flows.password_change,
+            deactivation=deactivation,
+            logout=flows.logout,
+            device_rename=device_rename,
+        ),
         appservices=appservices,
         appservice_accounts=AppserviceAccounts(
             db, clock, appservices, personal.accounts, personal.sessions
@@ -319,7 +334,7 @@ def build(
         third_party=ThirdParty(appservices, appservice_calls),
         logout=flows.logout,
         dehydration=Dehydration(db, stream, clock, e2ee_keys, to_device, flows.logout),
-        device_rename=DeviceRename(personal.sessions, device_changes),
+        device_rename=device_rename,
         password_change=flows.password_change,
         profile_change=profile_change,
         deactivation=deactivation,

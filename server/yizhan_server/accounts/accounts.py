@@ -213,6 +213,10 @@ class Accounts:
         storage.deactivate_account(tx, user_id, self._clock.now_ms())
         storage.delete_login_tokens(tx, user_id)
 
+    def record_reactivation(self, tx: Transaction, user_id: UserID) -> None:
+        """Record that an account that had ended is in use again, without a password."""
+        storage.reactivate_account(tx, user_id)
+
     # region signing in
 
     async def check_password(self, name: str, password: str) -> Account:

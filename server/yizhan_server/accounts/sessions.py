@@ -97,7 +97,7 @@ class Sessions:
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._of_user: dict[UserID, set[bytes]] = {}
         self._generation = 0
-        self._seen: dict[tuple[UserID, DeviceID], tuple[int, str | None]] = {}
+        self._seen: dict[tuple[UserID, DeviceID], tuple[int, str | None, str | None]] = {}
 
     # region checking tokens
 
@@ -298,9 +298,13 @@ class Sessions:
         except GuardFailed:
             raise NotFound("No such device") from None
 
-    def note_seen(self, requester: Requester, address: str | None) -> None:
+    def note_seen(
+        self, requester: Requester, address: str | None, agent: str | None = None
+    ) -> None:
         """Remember that a device was here just now; written by `tidy`."""
-        self._seen[requester.user_id, requester.device_id] = (self._clock.now_ms(), address)
+        self._seen[requester.user_id, requester.device_id] = (
+            self._clock.now_ms(), address, fit_device_name(agent)
+        )  # fmt: skip
 
     def _with_last_seen(self, user_id: UserID, device: Device) -> Device:
         seen = self._seen.get((user_id, device.device_id))
@@ -315,7 +319,7 @@ class Sessions:
         seen, self._seen = self._seen, {}
         tx = Transaction()
         storage.update_last_seen(
-            tx, [(ms, address, user, device) for (user, device), (ms, address) in seen.items()]
+            tx, [(*what, user, device) for (user, device), what in seen.items()]
         )
         account_storage.delete_expired(tx, self._clock.now_ms())
         browser_storage.delete_expired(tx, self._clock.now_ms())

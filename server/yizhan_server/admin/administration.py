@@ -6,16 +6,11 @@ service, so that a change takes effect at once either way. Arguments and answers
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import orjson
 
 from yizhan_config.secret_files import make_password
 from yizhan_database import GuardFailed, Transaction
-from yizhan_server.accounts.text import check_text
 from yizhan_server.protocol.errors import MatrixError
-from yizhan_server.storage.audit_log import AuditEntry, find_audit_entries, insert_audit_entry
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -25,11 +20,10 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.identity_reset import IdentityResets
     from yizhan_server.accounts.profiles import Profiles
     from yizhan_server.accounts.registration import Registration
-    from yizhan_server.clock import Clock
+    from yizhan_server.admin.record import Record
     from yizhan_server.flows.password_change import PasswordChange
     from yizhan_server.protocol.identifiers import UserID
     from yizhan_server.storage.accounts import Account
-    from yizhan_server.storage.numbers import Numbers
 
 JsonObject = dict[str, Any]
 T = TypeVar("T")
@@ -47,25 +41,13 @@ class Refusal(Exception):
         self.en = en
 
 
-@dataclass(frozen=True, slots=True)
-class _Recorder:
-    """An entry of the audit log that waits for the transaction which makes it true."""
-
-    nid: int
-    entry: AuditEntry
-
-    def __call__(self, tx: Transaction, subject: str) -> None:
-        insert_audit_entry(tx, self.nid, replace(self.entry, subject=subject))
-
-
 class UserAdministration:
     """What an administrator of the machine may do. `actor` names the person, for the record."""
 
     def __init__(
         self,
         db: Database,
-        numbers: Numbers,
-        clock: Clock,
+        record: Record,
         *,
         accounts: Accounts,
         profiles: Profiles,
@@ -74,8 +56,7 @@ class UserAdministration:
         identity_resets: IdentityResets,
     ) -> None:
         self._db = db
-        self._numbers = numbers
-        self._clock = clock
+        self._record = record
         self._accounts = accounts
         self._profiles = profiles
         self._password_change = password_change
@@ -107,16 +88,7 @@ class UserAdministration:
 
     async def list_acts(self, limit: int) -> list[JsonObject]:
         """Return the latest entries of the audit log, newest first."""
-        return [
-            {
-                "ts_ms": entry.ts_ms,
-                "actor": entry.actor,
-                "action": entry.action,
-                "subject": entry.subject,
-                "details": orjson.loads(entry.details),
-            }
-            for entry in await find_audit_entries(self._db, limit)
-        ]
+        return await self._record.list_latest(limit)
 
     # region acting
 
@@ -132,7 +104,7 @@ class UserAdministration:
         """Create an account. Without `password` a random one is made and returned."""
         self._check_name(localpart)
         made = None if password is not None else make_password()
-        record = await self._act(actor, "add", {"admin": is_admin})
+        record = await self._record.begin(actor, "add", {"admin": is_admin})
 
         def also(tx: Transaction, user_id: UserID) -> None:
             if display_name:
@@ -157,7 +129,7 @@ class UserAdministration:
         """Set a password, by default ending all sessions. None: a random one is returned."""
         account = await self._find(localpart)
         new = make_password() if password is None else password
-        record = await self._act(actor, "password", {"keep_devices": keep_devices})
+        record = await self._record.begin(actor, "password", {"keep_devices": keep_devices})
         await _said(
             self._password_change.set(
                 account.user_id,
@@ -173,7 +145,7 @@ class UserAdministration:
     async def set_locked(self, actor: str, localpart: str, *, is_locked: bool) -> JsonObject:
         """Lock an account, or end the lock. Its sessions stay and are refused meanwhile."""
         account = await self._find(localpart)
-        record = await self._act(actor, "lock" if is_locked else "unlock", {})
+        record = await self._record.begin(actor, "lock" if is_locked else "unlock", {})
         tx = Transaction()
         self._accounts.record_locked(tx, account.user_id, is_locked=is_locked)
         record(tx, account.user_id)
@@ -183,7 +155,7 @@ class UserAdministration:
     async def set_suspended(self, actor: str, localpart: str, *, is_suspended: bool) -> JsonObject:
         """Suspend an account, or end that. It may read and leave, and write nothing."""
         account = await self._find(localpart)
-        record = await self._act(actor, "suspend" if is_suspended else "unsuspend", {})
+        record = await self._record.begin(actor, "suspend" if is_suspended else "unsuspend", {})
         tx = Transaction()
         self._accounts.record_suspended(tx, account.user_id, is_suspended=is_suspended)
         record(tx, account.user_id)
@@ -193,7 +165,7 @@ class UserAdministration:
     async def allow_identity_reset(self, actor: str, localpart: str) -> JsonObject:
         """Let somebody replace their cross-signing keys once, within ten minutes."""
         account = await self._find(localpart)
-        record = await self._act(actor, "reset_identity", {})
+        record = await self._record.begin(actor, "reset_identity", {})
         tx = Transaction()
         self._identity_resets.record(tx, account.user_id)
         record(tx, account.user_id)
@@ -203,7 +175,7 @@ class UserAdministration:
     async def set_admin(self, actor: str, localpart: str, *, is_admin: bool) -> JsonObject:
         """Make an administrator of the homeserver, or no longer."""
         account = await self._find(localpart)
-        record = await self._act(actor, "admin" if is_admin else "admin_revoke", {})
+        record = await self._record.begin(actor, "admin" if is_admin else "admin_revoke", {})
         tx = Transaction()
         self._accounts.record_admin(tx, account.user_id, is_admin=is_admin)
         record(tx, account.user_id)
@@ -214,26 +186,14 @@ class UserAdministration:
         """Make a registration token."""
         if (uses is not None and uses < 1) or (days is not None and not 1 <= days <= 3650):
             raise Refusal("次数至少为 1，天数为 1 到 3650。", "Uses from 1, days from 1 to 3650.")
-        record = await self._act(actor, "token", {"uses": uses, "days": days})
+        record = await self._record.begin(actor, "token", {"uses": uses, "days": days})
         lifetime_ms = None if days is None else days * _DAY_MS
         token = await self._registration.make_token(
             uses, lifetime_ms, also=lambda tx: record(tx, "")
         )
         return {"token": token, "open": self._registration.is_open}
 
-    # region the record
-
-    async def _act(self, actor: str, action: str, details: JsonObject) -> _Recorder:
-        return _Recorder(
-            await self._numbers.next("audit_log"),
-            AuditEntry(
-                self._clock.now_ms(),
-                check_text(actor, "The actor"),
-                action,
-                "",
-                orjson.dumps(details).decode(),
-            ),
-        )
+    # region finding
 
     async def _commit(self, tx: Transaction, localpart: str) -> None:
         try:

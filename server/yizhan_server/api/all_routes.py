@@ -5,6 +5,8 @@ from __future__ import annotations
 from yizhan_server.api import (
     account,
     account_data,
+    admin_people,
+    admin_server,
     appservices,
     dehydrated_devices,
     delayed_events,
@@ -40,6 +42,10 @@ from yizhan_server.api import (
 ROUTES = (
     account.routes,
     account_data.routes,
+    admin_people.routes,
+    admin_people.whois_routes,
+    admin_server.routes,
+    admin_server.own_routes,
     appservices.routes,
     dehydrated_devices.routes,
     delayed_events.routes,

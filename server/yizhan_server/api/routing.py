@@ -31,6 +31,7 @@ from aiohttp import web
 
 from yizhan_database import DatabaseUnavailable
 from yizhan_server.accounts.requester import Requester
+from yizhan_server.admin.gate import Administrator, access_administrator
 from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.compression import encoded
 from yizhan_server.api.guests import guest_forbidden, is_open_to_guests
@@ -108,6 +109,11 @@ class Call(Generic[Body]):
         if self._requester is None:
             raise MatrixError(401, "M_MISSING_TOKEN", "Missing access token")
         return self._requester
+
+    @property
+    def administrator(self) -> Administrator:
+        """Return proof that the requester administers this server, or answer M_FORBIDDEN."""
+        return access_administrator(self.requester)
 
     @property
     def maybe_requester(self) -> Requester | None:
@@ -518,13 +524,15 @@ class Wrapper:
         if requester is not None and not requester.device_id:
             return self._check(requester, auth)
         requester = requester or await self._authenticate(token)
-        self._services.sessions.note_seen(requester, self._addresses.of(request))
+        self._services.sessions.note_seen(
+            requester, self._addresses.of(request), request.headers.get("User-Agent")
+        )
         return self._check(requester, auth)
 
     @staticmethod
     def _check(requester: Requester, auth: Auth) -> Requester:
-        if auth is Auth.ADMIN and not requester.is_admin:
-            raise MatrixError(403, "M_FORBIDDEN", "Only administrators may do this")
+        if auth is Auth.ADMIN:
+            access_administrator(requester)
         if auth is Auth.APPSERVICE and requester.appservice is None:
             raise MatrixError(403, "M_FORBIDDEN", "Only application services may do this")
         return requester

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.registration_sessions import RegistrationSessions
     from yizhan_server.accounts.sessions import Sessions
     from yizhan_server.admin.administration import UserAdministration
+    from yizhan_server.admin.people import PeopleAdministration
+    from yizhan_server.admin.record import Record
     from yizhan_server.api.discovery import Discovery, Turn
     from yizhan_server.appservices.accounts import AppserviceAccounts
     from yizhan_server.appservices.directory import NetworkDirectories
@@ -113,6 +115,8 @@ class Services:
     browser_sessions: BrowserSessions
     identity_resets: IdentityResets
     administration: UserAdministration
+    record: Record
+    people: PeopleAdministration
     appservices: Appservices
     appservice_accounts: AppserviceAccounts
     appservice_queries: AppserviceQueries

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from yizhan_database import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from yizhan_database import Database
     from yizhan_server.accounts.sessions import Sessions
@@ -38,8 +38,16 @@ class Logout:
         self._sessions = sessions
         self._forgetters = forgetters
 
-    async def end(self, user_id: UserID, device_ids: Collection[str]) -> None:
-        """End those of the user's devices that exist; others are ignored."""
+    async def end(
+        self,
+        user_id: UserID,
+        device_ids: Collection[str],
+        also: Callable[[Transaction], None] | None = None,
+    ) -> None:
+        """End those of the user's devices that exist; others are ignored.
+
+        `also` records what belongs into the same commit, when there is one.
+        """
         asked = set(device_ids)
         ending = [
             device.device_id
@@ -51,6 +59,8 @@ class Logout:
         tx = Transaction()
         self._sessions.record_end(tx, user_id, ending)
         self._forget(tx, user_id, ending)
+        if also is not None:
+            also(tx)
         await self._db.commit(tx)
 
     async def end_all(self, user_id: UserID) -> None:

@@ -105,6 +105,11 @@ class RoomReading:
         ids = await stored_rooms.room_ids(self._db, joined)
         return [ids[nid] for nid in joined]
 
+    async def memberships(self, user_id: UserID) -> dict[str, str]:
+        """Return what a user is to each room, those that they left or forgot included."""
+        rooms = await stored_rooms.rooms_of_user(self._db, user_id, 0)
+        return {room.room_id: room.membership for room in rooms}
+
     async def state_event(self, readable: ReadableRoom, kind: str, state_key: str) -> ReadableState:
         """Return a state event as the reader may see it now, or answer M_NOT_FOUND."""
         key = await self._keys.find((kind, state_key))

@@ -29,6 +29,7 @@ class Account:
     ver: int
     is_suspended: bool
     is_erased: bool
+    is_guest: bool
 
     @property
     def is_deactivated(self) -> bool:
@@ -36,9 +37,9 @@ class Account:
         return self.deactivated_ms is not None
 
 
-_COLUMNS = (
+COLUMNS = (
     "user_id, password_hash, has_initial_password, is_admin, is_locked, deactivated_ms,"
-    " created_ms, signed_in_ms, ver, is_suspended, is_erased"
+    " created_ms, signed_in_ms, ver, is_suspended, is_erased, is_guest"
 )
 
 
@@ -46,11 +47,11 @@ async def find_account(db: Database, user_id: UserID) -> Account | None:
     """Return the account, deactivated ones included, or None."""
     row = await db.row(
         "SELECT user_id, password_hash, has_initial_password, is_admin, is_locked,"
-        " deactivated_ms, created_ms, signed_in_ms, ver, is_suspended, is_erased"
+        " deactivated_ms, created_ms, signed_in_ms, ver, is_suspended, is_erased, is_guest"
         " FROM account WHERE user_id = ?",
         user_id,
     )
-    return None if row is None else _account(row)
+    return None if row is None else account_from(row)
 
 
 async def guests_among(db: Database, user_ids: Collection[UserID]) -> set[UserID]:
@@ -74,17 +75,18 @@ def mark_guest(tx: Transaction, user_id: UserID, *, is_guest: bool) -> None:
 
 async def scan_accounts(db: Database) -> AsyncIterator[Account]:
     """Yield every account, by user id."""
-    sql = f"SELECT {_COLUMNS} FROM account WHERE user_id > ? ORDER BY user_id LIMIT ?"
+    sql = f"SELECT {COLUMNS} FROM account WHERE user_id > ? ORDER BY user_id LIMIT ?"
     async for row in db.scan(sql, after=""):
-        yield _account(row)
+        yield account_from(row)
 
 
-def _account(row: Row) -> Account:
+def account_from(row: Row) -> Account:
+    """Make an account of a row selected with `COLUMNS`."""
     user_id, password_hash, initial, admin, locked, deactivated_ms, created_ms, *rest = row
-    signed_in_ms, ver, suspended, erased = rest
+    signed_in_ms, ver, suspended, erased, guest = rest
     return Account(
         UserID(user_id), password_hash, bool(initial), bool(admin), bool(locked), deactivated_ms,
-        created_ms, signed_in_ms, ver, bool(suspended), bool(erased),
+        created_ms, signed_in_ms, ver, bool(suspended), bool(erased), bool(guest),
     )  # fmt: skip
 
 
@@ -178,6 +180,15 @@ def deactivate_account(tx: Transaction, user_id: UserID, now_ms: int) -> None:
         " WHERE user_id = ? AND deactivated_ms IS NULL",
         now_ms, user_id,
     )  # fmt: skip
+
+
+def reactivate_account(tx: Transaction, user_id: UserID) -> None:
+    """Give an account back, without password, rights or devices. A guard: it must have ended."""
+    tx.guard(
+        "UPDATE account SET deactivated_ms = NULL, is_erased = 0, ver = ver + 1"
+        " WHERE user_id = ? AND deactivated_ms IS NOT NULL",
+        user_id,
+    )
 
 
 # region single-use sign-in tokens

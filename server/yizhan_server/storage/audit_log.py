@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from yizhan_database import Database, Transaction
 
+LATEST = 2**62
+"""Greater than any entry's number."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """One act."""
 
+    nid: int
     ts_ms: int
     actor: str
     action: str
@@ -21,20 +25,20 @@ class AuditEntry:
     """JSON, free of secrets."""
 
 
-def insert_audit_entry(tx: Transaction, nid: int, entry: AuditEntry) -> None:
+def insert_audit_entry(tx: Transaction, entry: AuditEntry) -> None:
     """Record an act in the transaction that performs it."""
     tx.execute(
         "INSERT INTO audit_log (nid, ts_ms, actor, action, subject, details)"
         " VALUES (?, ?, ?, ?, ?, ?)",
-        nid, entry.ts_ms, entry.actor, entry.action, entry.subject, entry.details,
+        entry.nid, entry.ts_ms, entry.actor, entry.action, entry.subject, entry.details,
     )  # fmt: skip
 
 
-async def find_audit_entries(db: Database, limit: int) -> list[AuditEntry]:
-    """Return the latest entries, newest first."""
+async def find_audit_entries(db: Database, before: int, limit: int) -> list[AuditEntry]:
+    """Return the latest entries with a number below `before`, newest first."""
     rows = await db.rows(
-        "SELECT ts_ms, actor, action, subject, details FROM audit_log"
-        " /* scan: the newest rows by the primary key, bounded */ ORDER BY nid DESC LIMIT ?",
-        limit,
-    )
+        "SELECT nid, ts_ms, actor, action, subject, details FROM audit_log"
+        " WHERE nid < ? ORDER BY nid DESC LIMIT ?",
+        before, limit,
+    )  # fmt: skip
     return [AuditEntry(*row) for row in rows]

@@ -22,6 +22,7 @@ class Device:
     display_name: str | None
     last_seen_ms: int | None
     last_seen_ip: str | None
+    last_seen_agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ _OF_SESSIONS = ("access_token", "refresh_token", "spent_refresh_token", "oauth_s
 async def find_devices(db: Database, user_id: UserID) -> list[Device]:
     """Return all devices of a user."""
     rows = await db.rows(
-        "SELECT device_id, display_name, last_seen_ms, last_seen_ip FROM device"
+        "SELECT device_id, display_name, last_seen_ms, last_seen_ip, last_seen_agent FROM device"
         " WHERE user_id = ? ORDER BY device_id",
         user_id,
     )
@@ -68,7 +69,7 @@ async def find_devices(db: Database, user_id: UserID) -> list[Device]:
 async def find_device(db: Database, user_id: UserID, device_id: str) -> Device | None:
     """Return one device of a user."""
     row = await db.row(
-        "SELECT device_id, display_name, last_seen_ms, last_seen_ip FROM device"
+        "SELECT device_id, display_name, last_seen_ms, last_seen_ip, last_seen_agent FROM device"
         " WHERE user_id = ? AND device_id = ?",
         user_id, device_id,
     )  # fmt: skip
@@ -96,11 +97,12 @@ def update_device_name(tx: Transaction, user_id: UserID, device_id: str, display
 
 
 def update_last_seen(
-    tx: Transaction, seen: Iterable[tuple[int, str | None, UserID, DeviceID]]
+    tx: Transaction, seen: Iterable[tuple[int, str | None, str | None, UserID, DeviceID]]
 ) -> None:
-    """Write when and from where devices were last seen: (ms, address, user, device)."""
+    """Write when and from where devices were last seen: (ms, address, agent, user, device)."""
     tx.execute_many(
-        "UPDATE device SET last_seen_ms = ?, last_seen_ip = ? WHERE user_id = ? AND device_id = ?",
+        "UPDATE device SET last_seen_ms = ?, last_seen_ip = ?, last_seen_agent = ?"
+        " WHERE user_id = ? AND device_id = ?",
         seen,
     )
 

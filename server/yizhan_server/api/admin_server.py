@@ -1,0 +1,39 @@
+"""The server itself, for administrators: its version, and the record of their acts.
+
+The version has the path that admin tools for Synapse ask first. The record is Yizhan's own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+
+from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
+from yizhan_server.storage.audit_log import LATEST
+
+routes = Routes(prefix="/_synapse/admin")
+own_routes = Routes(prefix="/_yizhan/admin")
+
+
+@routes.get("/v1/server_version", auth=Auth.ADMIN)
+async def server_version(call: Call[None]) -> JsonObject:
+    """Tell which server this is."""
+    del call
+    return {"server_version": f"Yizhan {_version()}"}
+
+
+@cache
+def _version() -> str:
+    return version("yizhan")
+
+
+@own_routes.get("/v1/record", auth=Auth.ADMIN)
+async def list_record(call: Call[None]) -> JsonObject:
+    """List what administrators did, the latest first."""
+    limit = call.query_int("limit", 100, low=1, high=500)
+    before = call.query_int("from", LATEST, high=LATEST)
+    acts = await call.services.record.list_latest(limit, before)
+    answer: JsonObject = {"record": acts}
+    if len(acts) == limit:
+        answer["next_token"] = acts[-1]["id"]
+    return answer
