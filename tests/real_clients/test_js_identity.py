@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from yizhan_testing.js_client import JsClientError
+from yizhan_testing.driven_program import ProgramError
 from yizhan_testing.town import share_room
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def test_a_wrong_recovery_key_opens_nothing(town: Town) -> None:
     foreign_key = await other.sets_up_identity()
 
     laptop = await town.js(alice)
-    with pytest.raises(JsClientError):
+    with pytest.raises(ProgramError):
         await laptop.recovers(foreign_key)
     listed = await laptop.devices()
     mine = next(device for device in listed if device["device_id"] == laptop.device_id)

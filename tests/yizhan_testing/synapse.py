@@ -1,6 +1,6 @@
 """A real Synapse for tests and benchmarks: one process on loopback, SQLite, no federation.
 
-It comes from the Python package index, into `.cache/synapse` when it is first asked for;
+It comes from the Python package index, into `.cache` when it is first asked for;
 `YIZHAN_SYNAPSE_PYTHON` names the interpreter of another installation. It has the attributes of the
 other homeservers that tests run against: `base_url`, `server_name`, `register`.
 """
@@ -16,14 +16,14 @@ import os
 import secrets
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
 
+from yizhan_testing.environments import environment_with
+
 SYNAPSE_VERSION = "1.163.2"
-_CACHE = Path(__file__).parents[2] / ".cache"
 _UNLIMITED = {"per_second": 10_000, "burst_count": 100_000}
 
 
@@ -35,18 +35,7 @@ def find_synapse() -> Path:
     chosen = os.environ.get("YIZHAN_SYNAPSE_PYTHON")
     if chosen:
         return Path(chosen)
-    python = _CACHE / "synapse" / "bin" / "python"
-    if (python.parent / "register_new_matrix_user").exists():
-        return python
-    _CACHE.mkdir(exist_ok=True)
-    for command in (
-        [sys.executable, "-m", "venv", str(_CACHE / "synapse")],
-        [str(python), "-m", "pip", "install", "--quiet", f"matrix-synapse=={SYNAPSE_VERSION}"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"Synapse could not be installed:\n{done.stdout}{done.stderr}")
-    return python
+    return environment_with(f"matrix-synapse=={SYNAPSE_VERSION}")
 
 
 def free_port() -> int:

@@ -359,11 +359,15 @@ export class Device {
 
     async sends_file({ roomId, path, name, mimetype = "application/octet-stream" }) {
         const plaintext = await readFile(path);
-        const { ciphertext, file } = await encryptAttachment(plaintext);
-        const { content_uri: url } = await this.#client.uploadContent(new Blob([ciphertext]), {
-            type: "application/octet-stream", includeFilename: false,
-        });
         const content = { msgtype: "m.file", body: name, filename: name, info: { size: plaintext.length, mimetype } };
+        const upload = async (bytes, type) => {
+            return (await this.#client.uploadContent(new Blob([bytes]), { type, includeFilename: false })).content_uri;
+        };
+        if (!this.#room(roomId).hasEncryptionStateEvent()) {
+            return this.#sent(await this.#client.sendMessage(roomId, { ...content, url: await upload(plaintext, mimetype) }));
+        }
+        const { ciphertext, file } = await encryptAttachment(plaintext);
+        const url = await upload(ciphertext, "application/octet-stream");
         return this.#sent(await this.#client.sendMessage(roomId, { ...content, file: { ...file, url } }));
     }
 
