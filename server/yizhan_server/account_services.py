@@ -18,7 +18,7 @@ from yizhan_server.accounts.profiles import Profiles
 from yizhan_server.accounts.push_rules import PushRules
 from yizhan_server.accounts.pushers import Pushers
 from yizhan_server.accounts.registration import Registration, SharedSecretRegistration
-from yizhan_server.accounts.sessions import Sessions
+from yizhan_server.accounts.sessions import DeviceAnnouncer, Sessions
 from yizhan_server.admin.administration import UserAdministration
 from yizhan_server.admin.record import Record
 from yizhan_server.flows.deactivation import Deactivation, RoomLeaver
@@ -82,9 +82,10 @@ def assemble_personal_services(
     settings: Settings,
     limits: AttemptLimit,
     namespaces: NamespaceGuard,
+    announce_device: DeviceAnnouncer,
 ) -> PersonalServices:
     """Build the services of one's own; `passwords.close` ends their threads."""
-    sessions = Sessions(db, numbers, clock, settings.sessions)
+    sessions = Sessions(db, numbers, clock, settings.sessions, announce_device)
     passwords = Passwords(settings.registration.minimum_password_length)
     accounts = Accounts(
         db,

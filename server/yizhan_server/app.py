@@ -218,9 +218,11 @@ def build(
     stream = Stream(db.epoch, db.position)
     numbers = Numbers(db)
     limits = make_limits(settings.rate_limits, clock)
+    device_changes = DeviceChanges(db, stream, background)
     personal = assemble_personal_services(
-        db, numbers, stream, clock, settings=settings, limits=limits, namespaces=appservices
-    )
+        db, numbers, stream, clock, settings=settings, limits=limits, namespaces=appservices,
+        announce_device=device_changes.record_new,
+    )  # fmt: skip
     keys = StateKeys(db, numbers)
     rooms = Rooms(db, keys, server_name)
     appservice_queries = AppserviceQueries(appservices, appservice_calls)
@@ -235,7 +237,6 @@ def build(
     )
     to_device = ToDevice(db, stream, clock, server_name=server_name)
     device_lists = DeviceLists(db, stream)
-    device_changes = DeviceChanges(db, stream, background)
     forgetter = KeyForgetter(device_changes)
     connections = Connections(db, clock)
     e2ee_keys = Keys(db, device_changes, server_name=server_name)

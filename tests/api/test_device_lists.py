@@ -72,14 +72,33 @@ async def test_a_long_poll_ends_when_somebodys_devices_change(
     assert poll.result().body["device_lists"] == {"changed": [bob.user_id]}
 
 
-async def test_a_device_without_keys_is_no_news(
+async def test_a_device_is_news_when_it_begins_and_ends_even_without_keys(
     homeserver: HomeserverInProcess, alice: Person, bob: Person
 ) -> None:
     await shared_room(alice, bob)
-    await hears(alice)
-    other = await homeserver.signs_in("bob")
-    await other.post("/v3/logout", {})
+    for person in (alice, bob):
+        await hears(person)
+    other = await homeserver.signs_in("bob", device_id="OTHER")
+    assert await hears(alice) == {"changed": [bob.user_id]}
+    assert await hears(bob) == {"changed": [bob.user_id]}
+
+    other = await homeserver.signs_in("bob", device_id="OTHER")
     assert await hears(alice) == {}
+    assert await hears(bob) == {}
+    await other.post("/v3/logout", {})
+    assert await hears(alice) == {"changed": [bob.user_id]}
+    assert await hears(bob) == {"changed": [bob.user_id]}
+
+
+async def test_ones_open_list_of_devices_learns_at_once_that_another_one_signed_in(
+    homeserver: HomeserverInProcess, alice: Person
+) -> None:
+    await alice.syncs()
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        poll = tasks.create_task(alice.syncs(timeout_ms=60_000))
+        await polls(homeserver, alice)
+        await homeserver.signs_in("alice")
+    assert poll.result().body["device_lists"] == {"changed": [alice.user_id]}
 
 
 async def test_sharing_a_first_room_is_a_change_and_leaving_the_last_one_too(
@@ -199,7 +218,7 @@ async def test_a_token_of_another_time_counts_as_the_beginning(alice: Person, bo
     changes = await alice.call(
         "GET", "/v3/keys/changes", params={"from": "sother.5.boot-0", "to": alice.since or ""}
     )
-    assert changes == {"changed": [bob.user_id], "left": []}
+    assert changes == {"changed": [alice.user_id, bob.user_id], "left": []}
     for params in ({"from": "x", "to": "y"}, {"to": alice.since or ""}):
         refused = await alice.refused(
             "GET", "/v3/keys/changes?" + "&".join(f"{k}={v}" for k, v in params.items())

@@ -249,12 +249,15 @@ class _Accounts:
         await self.register(localpart, "correct horse", admin)
         return await self.signs_in(localpart)
 
-    async def signs_in(self, localpart: str, password: str = "correct horse") -> Person:
-        """Sign in on a new device."""
+    async def signs_in(
+        self, localpart: str, password: str = "correct horse", *, device_id: str | None = None
+    ) -> Person:
+        """Sign in, on a new device unless one is named."""
         body = {
             "type": "m.login.password",
             "identifier": {"type": "m.id.user", "user": localpart},
             "password": password,
+            "device_id": device_id,
         }
         url = f"{self.base_url}/_matrix/client/v3/login"
         async with self.http.post(url, json=body) as response:

@@ -16,7 +16,7 @@ import contextlib
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from yizhan_database import GuardFailed, Transaction
 from yizhan_server.accounts import tokens
@@ -84,15 +84,28 @@ class _Known:
     trusted_until_ms: int
 
 
+class DeviceAnnouncer(Protocol):
+    """Records that a device begins, for all who keep a list of its owner's devices."""
+
+    def __call__(self, tx: Transaction, user_id: UserID, device_id: DeviceID, /) -> None:
+        """Record into `tx`, before the device itself; it may be there already."""
+
+
 class Sessions:
     """The devices of all local users and the tokens that speak for them."""
 
     def __init__(
-        self, db: Database, numbers: Numbers, clock: Clock, settings: SessionSettings
+        self,
+        db: Database,
+        numbers: Numbers,
+        clock: Clock,
+        settings: SessionSettings,
+        announce: DeviceAnnouncer,
     ) -> None:
         self._db = db
         self._numbers = numbers
         self._clock = clock
+        self._announce = announce
         self._lifetime_ms = settings.access_token_lifetime_seconds * 1000
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._of_user: dict[UserID, set[bytes]] = {}
@@ -184,6 +197,7 @@ class Sessions:
         What is returned counts from the commit.
         """
         storage.delete_tokens(tx, user_id, device_id)
+        self._announce(tx, user_id, device_id)
         storage.insert_device(tx, user_id, device_id, display_name, self._clock.now_ms())
         tx.after_commit(lambda _: self.forget_user(user_id))
         return self._record_tokens(

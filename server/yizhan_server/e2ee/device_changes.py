@@ -9,11 +9,11 @@ from yizhan_server.storage.device_changes import ChangeKind
 from yizhan_server.storage.rooms import users_sharing_rooms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from yizhan_config.tasks import Background
     from yizhan_database import Commit, Database, Pos, Transaction
-    from yizhan_server.protocol.identifiers import UserID
+    from yizhan_server.protocol.identifiers import DeviceID, UserID
     from yizhan_server.streams import Stream
 
 
@@ -34,11 +34,14 @@ class DeviceChanges:
             storage.append_device_change(tx, user_id, device_id, kind, pos)
         return pos
 
-    def record_deletion(self, tx: Transaction, user_id: UserID, device_ids: Sequence[str]) -> None:
-        """Record that these devices go, where they have keys. Before their keys are deleted."""
+    def record_new(self, tx: Transaction, user_id: UserID, device_id: DeviceID) -> None:
+        """Record that a device begins; one that is there already is no news.
+
+        It has no keys yet. Its owner's other devices list it all the same, and other servers
+        are told of it.
+        """
         pos = self.position(tx, user_id, for_others=True)
-        for device_id in device_ids:
-            storage.append_device_deletion(tx, user_id, device_id, pos)
+        storage.append_new_device(tx, user_id, device_id, pos)
 
     def position(self, tx: Transaction, user_id: UserID, *, for_others: bool) -> Pos:
         """Return the position for a change of the user; its commit shows it and wakes."""

@@ -28,7 +28,7 @@ class KeyForgetter:
         self, tx: Transaction, user_id: UserID, device_ids: Sequence[DeviceID]
     ) -> None:
         """Record the end of these devices: their keys, and the messages that wait for them."""
-        self._changes.record_deletion(tx, user_id, device_ids)
+        self._changes.record(tx, user_id, device_ids, ChangeKind.DELETED)
         e2ee_keys.delete_devices(tx, user_id, device_ids)
         to_device.delete_all_messages(tx, user_id, device_ids)
 

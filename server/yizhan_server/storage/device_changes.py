@@ -22,6 +22,7 @@ class ChangeKind(StrEnum):
     """What changed."""
 
     KEYS = "keys"
+    """A device began, or its keys or its name are others now."""
     DELETED = "deleted"
     CROSS_SIGNING = "cross_signing"
     OWN = "own"
@@ -50,18 +51,16 @@ def append_device_change(
     )  # fmt: skip
 
 
-def append_device_deletion(tx: Transaction, user_id: str, device_id: str, pos: Pos) -> None:
-    """Record that a device goes, if it has identity keys: to others it did not exist without.
+def append_new_device(tx: Transaction, user_id: str, device_id: str, pos: Pos) -> None:
+    """Record that a device begins, unless there is one of this id already.
 
-    To be recorded before its keys are deleted.
+    To be recorded before the device is inserted.
     """
     tx.execute(
         "INSERT INTO device_change (pos, user_id, device_id, prev_pos, kind)"
-        " SELECT ?, k.user_id, k.device_id,"
-        " (SELECT max(pos) FROM device_change WHERE user_id = ? AND pos < ?), ?"
-        " FROM device_keys AS k"
-        " WHERE k.user_id = ? AND k.device_id = ? AND k.keys IS NOT NULL",
-        pos, user_id, pos, ChangeKind.DELETED.value, user_id, device_id,
+        " SELECT ?, ?, ?, (SELECT max(pos) FROM device_change WHERE user_id = ? AND pos < ?), ?"
+        " WHERE NOT EXISTS (SELECT 1 FROM device WHERE user_id = ? AND device_id = ?)",
+        pos, user_id, device_id, user_id, pos, ChangeKind.KEYS.value, user_id, device_id,
     )  # fmt: skip
 
 
