@@ -143,6 +143,13 @@ def _entries() -> list[Entry]:
             given=False,
         ),
         Entry(
+            "listen.federation",
+            ":8448",
+            "其他服务器使用的端口；443 端口对外开放时不需要。",
+            "The port for other servers; not needed while they can reach port 443.",
+            given=False,
+        ),
+        Entry(
             "tls.certificate",
             "/etc/yizhan/tls/fullchain.pem",
             "有证书时，驿站自己在 443 端口提供服务。",
@@ -198,6 +205,13 @@ def _entries() -> list[Entry]:
             [],
             '可以互通的服务器，如 ["other.gov.cn"]；["*"] 表示全部。',
             'Servers to exchange with, such as ["other.gov.cn"]; ["*"] means all.',
+            given=False,
+        ),
+        Entry(
+            "federation.trusted_ca_files",
+            ["/etc/yizhan/tls/institution-ca.pem"],
+            "除系统自带外，另行信任的证书颁发机构，如本单位的。",
+            "Certificate authorities trusted besides the system's, such as your institution's.",
             given=False,
         ),
         Entry(

@@ -247,19 +247,29 @@ class OutboundSession:
         headers: Mapping[str, str] | None = None,
         data: bytes | None = None,
         timeout_seconds: float | None = None,
+        tls_name: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send one request, following no redirect; `timeout_seconds` bounds all of it.
 
+        `tls_name` is whose certificate the target must show, if not that of the URL's host.
         Raises OutboundRefused; TimeoutError and aiohttp.ClientError as aiohttp does. Read the
         body with `read_bounded`.
         """
         target = self.check_url(url)
         listed = self._allow.permits_name(target.raw_host or "", target.port or 0)
         session = self._listed if listed else self._guarded
-        limit = aiohttp.ClientTimeout(total=timeout_seconds) if timeout_seconds else session.timeout
+        limit = session.timeout
+        if timeout_seconds:
+            limit = aiohttp.ClientTimeout(timeout_seconds, sock_connect=limit.sock_connect)
         try:
             response = await session.request(
-                method, target, headers=headers, data=data, timeout=limit, allow_redirects=False
+                method,
+                target,
+                headers=headers,
+                data=data,
+                timeout=limit,
+                allow_redirects=False,
+                server_hostname=tls_name,
             )
         except aiohttp.InvalidURL:
             # aiohttp's own last look: "127.1" and other spellings of addresses.
@@ -311,6 +321,7 @@ def outbound_session(
     allow: Sequence[str] = (),
     *,
     timeout_seconds: float = 30,
+    connect_timeout_seconds: float | None = None,
     connections: int = 100,
     connections_per_host: int = 10,
     resolver: AbstractResolver | None = None,
@@ -319,8 +330,9 @@ def outbound_session(
     """Make a session that reaches public addresses and those in `allow` (AllowList.parse).
 
     Must be called inside the running loop. `timeout_seconds` is the default for a request,
-    waiting for a free connection included; a request beyond `connections_per_host` waits
-    without holding one of the others, so one slow host cannot starve the rest.
+    waiting for a free connection included, `connect_timeout_seconds` for reaching an address.
+    A request beyond `connections_per_host` waits without holding one of the others, so one slow
+    host cannot starve the rest.
     """
     allow_list = AllowList.parse(allow)
     gate = _Gate(allow_list)
@@ -330,7 +342,7 @@ def outbound_session(
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+            timeout=aiohttp.ClientTimeout(timeout_seconds, sock_connect=connect_timeout_seconds),
             headers={"User-Agent": "Yizhan", "Accept-Encoding": "identity"},
             auto_decompress=False,
         )

@@ -96,7 +96,7 @@ class Listen(Section, frozen=True, kw_only=True):
 
 
 class Tls(Section, frozen=True, kw_only=True):
-    """The certificate with which the homeserver itself serves `listen.tls`."""
+    """The certificate with which the homeserver serves `listen.tls` and `listen.federation`."""
 
     certificate: Path | None = None
     key: Path | None = None
@@ -261,9 +261,15 @@ class Presence(Section, frozen=True, kw_only=True):
 
 
 class Federation(Section, frozen=True, kw_only=True):
-    """Which other servers may speak with this one."""
+    """Which other servers may speak with this one, and how they are asked."""
 
     allow: tuple[ServerPattern, ...] = ()
+    private_addresses: tuple[OutboundTarget, ...] = ()
+    trusted_ca_files: tuple[Path, ...] = ()
+    verify_tls: bool = True
+    trusted_key_servers: tuple[ServerName, ...] = ()
+    timeout_seconds: Positive = 60
+    join_timeout_seconds: Positive = 600
 
 
 class Turn(Section, frozen=True, kw_only=True):

@@ -73,6 +73,8 @@ async def running(settings: Settings) -> AsyncIterator[list[tuple[str, int]]]:
             secure = await _started(serve_either)
             stack.push_async_callback(secure.cleanup)
             await _listen(secure, settings.listen.tls, "listen.tls", context)
+            if settings.listen.federation is not None:
+                await _listen(secure, settings.listen.federation, "listen.federation", context)
         admin = web.ServerRunner(
             web.Server(make_admin_socket_handler(homeserver.flows.administration)),
             access_log=None,
