@@ -7,7 +7,7 @@ file is where they come from.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,7 @@ from yizhan_server.ephemeral.presence import Presence
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
+from yizhan_server.federation_client.client import FederationClient, open_federation_client
 from yizhan_server.flows.dehydration import Dehydration
 from yizhan_server.flows.device_rename import DeviceRename
 from yizhan_server.flows.reporting import Reporting
@@ -130,6 +131,7 @@ class Homeserver:
     push: PushDelivery
     appservice_delivery: AppserviceDelivery
     connections: Connections
+    federation_client: FederationClient
 
 
 async def check_server_name(db: Database, server_name: str) -> None:
@@ -165,6 +167,15 @@ def make_appservices(settings: Settings) -> Appservices:
     return Appservices(load_registrations(files, parse_server_name(settings.server_name)))
 
 
+def federation_client_of(
+    settings: Settings, db: Database, clock: Clock, background: Background
+) -> AbstractAsyncContextManager[FederationClient]:
+    """Return what asks other servers, to be entered."""
+    name = parse_server_name(settings.server_name)
+    key = SigningKey.parse(read_secret(settings.signing_key_file))
+    return open_federation_client(settings.federation, name, key, db, clock, background)
+
+
 @asynccontextmanager
 async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIterator[Homeserver]:
     """Run the homeserver over an open database; what works in the background ends with it."""
@@ -175,9 +186,12 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         # Of its own: strangers, whose addresses the other one meets, are not to reach bridges.
         outbound_session(appservices.hosts()) as to_appservices,
         Background() as background,
+        federation_client_of(settings, db, clock, background) as federation_client,
     ):
         calls = AppserviceCalls(to_appservices)
-        homeserver = build(settings, db, clock, outbound, background, appservices, calls)
+        homeserver = build(
+            settings, db, clock, outbound, background, appservices, calls, federation_client
+        )
         await homeserver.services.appservice_accounts.prepare()
         homeserver.services.media.prepare()
         homeserver.push.start()
@@ -211,6 +225,7 @@ def build(
     background: Background,
     appservices: Appservices,
     appservice_calls: AppserviceCalls,
+    federation_client: FederationClient,
 ) -> Homeserver:
     """Build every service, the lower layers first."""
     server_name = parse_server_name(settings.server_name)
@@ -410,4 +425,6 @@ def build(
         db, stream, counter, appservices, transactions, appservice_calls, background
     )
     appservice_queries.on_reached(delivery.note_reached)
-    return Homeserver(wrapper, services, stream, flows, push, delivery, connections)
+    return Homeserver(
+        wrapper, services, stream, flows, push, delivery, connections, federation_client
+    )

@@ -126,6 +126,7 @@ async def _offline(settings: Settings) -> AsyncIterator[Administrator]:
         OtherInstallation,
         build,
         check_server_name,
+        federation_client_of,
         make_appservices,
     )
     from yizhan_server.appservices.calls import AppserviceCalls  # noqa: PLC0415
@@ -140,9 +141,13 @@ async def _offline(settings: Settings) -> AsyncIterator[Administrator]:
             raise OpeningRefused(str(error)) from None
         outbound = await stack.enter_async_context(outbound_session(settings.outbound.allow))
         background = await stack.enter_async_context(Background())
+        clock = SystemClock()
+        federation_client = await stack.enter_async_context(
+            federation_client_of(settings, db, clock, background)
+        )
         homeserver = build(
-            settings, db, SystemClock(), outbound, background,
-            make_appservices(settings), AppserviceCalls(outbound),
+            settings, db, clock, outbound, background,
+            make_appservices(settings), AppserviceCalls(outbound), federation_client,
         )  # fmt: skip
         stack.callback(homeserver.services.passwords.close)
 

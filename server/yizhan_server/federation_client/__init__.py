@@ -1,0 +1,8 @@
+"""Asking other servers: finding them, proving who asks, and believing little of the answer.
+
+- `errors`      what can go wrong, four ways;
+- `peers`       whom this server speaks with at all;
+- `places`      server names taken apart;
+- `well_known`  and `srv`: the two ways in which a name is delegated;
+- `discovery`   from a server name to what is connected to, and whose certificate is asked for.
+"""
