@@ -55,7 +55,7 @@ CORS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": (
-        "X-Requested-With, Content-Type, Authorization, If-Match, If-None-Match"
+        "X-Requested-With, Content-Type, Authorization, If-Match, If-None-Match, If-Range, Range"
     ),
     "Access-Control-Expose-Headers": "Retry-After, ETag",
 }

@@ -33,6 +33,7 @@ from yizhan_server.streams import Stream
 from yizhan_server.sync.account_data import AccountDataChanges
 from yizhan_server.sync.changes import UserChanges, Window
 from yizhan_server.sync.filters import SyncFilter
+from yizhan_server.sync.initial import InitialSyncs
 from yizhan_server.sync.long_poll import wait_for_answer
 from yizhan_server.sync.rooms import RoomSections, SyncDevice
 from yizhan_server.sync.summaries import stripped_state
@@ -88,6 +89,7 @@ class Sync:
         self._to_device = to_device
         self._device_lists = device_lists
         self._e2ee_keys = e2ee_keys
+        self._initial = InitialSyncs()
 
     async def answer(self, request: SyncRequest) -> bytes:
         """Return the answer's JSON, as soon as there is something, at the latest at time-out."""
@@ -99,6 +101,7 @@ class Sync:
             # From before a restore of the database: it proves nothing, and begins anew.
             since = None
         if since is not None:
+            self._initial.received(requester.user_id, requester.device_id)
             await self._to_device.acknowledge(
                 requester.user_id, requester.device_id, since.position
             )
@@ -114,8 +117,14 @@ class Sync:
             answer, changed = await self._build(device, since)
             return answer, changed or since is None or request.full_state
 
-        answer = await wait_for_answer(self._stream, requester, None, request.timeout_ms, build)
-        return orjson.dumps(answer)
+        async def answer() -> bytes:
+            return orjson.dumps(
+                await wait_for_answer(self._stream, requester, None, request.timeout_ms, build)
+            )
+
+        if since is None:
+            return await self._initial.answer(device, requester.token_nid, answer)
+        return await answer()
 
     async def _build(self, device: SyncDevice, since: SyncToken | None) -> tuple[JsonObject, bool]:
         """Return the answer about (since, now], and whether there is anything in it."""
