@@ -171,7 +171,7 @@ async def test_another_question_gets_another_answer(
     room = await alice.creates_room()
     await asks(alice)
     await alice.says(room, "neu")
-    ignoring = {"ignored_users": {"@nobody:test.example": {}}}
+    ignoring: JsonObject = {"ignored_users": {"@nobody:test.example": {}}}
 
     other = await homeserver.signs_in("alice")
     assert (await asks(other)).texts(room) == ["neu"]

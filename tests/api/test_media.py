@@ -497,6 +497,18 @@ async def test_a_part_is_only_continued_from_the_same_file(alice: Person) -> Non
         assert (answer.status, len(answer.data)) == (200, len(SOME_BYTES))
 
 
+async def test_who_asks_for_the_head_is_told_of_the_whole(alice: Person) -> None:
+    mxc = await uploads(alice, SOME_BYTES)
+    path = f"client/v1/media/download/{mxc}"
+    # RFC 9110, section 14.2: a range belongs to GET and to nothing else.
+    head = await fetches(alice, path, verb="HEAD", headers={"Range": "bytes=5-9"})
+    assert (head.status, head.headers["Content-Length"]) == (200, str(len(SOME_BYTES)))
+    assert head.headers["Accept-Ranges"] == "bytes"
+    asked = await fetches(alice, path, verb="OPTIONS")
+    for name in ("Range", "If-Range"):
+        assert name in asked.headers["Access-Control-Allow-Headers"].split(", ")
+
+
 async def test_what_the_client_has_is_not_sent_again(alice: Person) -> None:
     mxc = await uploads(alice, SOME_BYTES)
     tag = (await downloads(alice, mxc)).headers["ETag"]

@@ -94,6 +94,18 @@ async def test_a_thumbnail_is_made_once(homeserver: HomeserverInProcess, alice: 
     assert again.stat().st_mtime_ns == before
 
 
+async def test_a_thumbnail_is_gone_on_with_where_it_broke_off(alice: Person) -> None:
+    mxc = await uploads(alice, encoded(gradient(600, 400)), "image/png")
+    whole = await thumbnail(alice, mxc, 300, 200)
+    rest = await thumbnail(
+        alice, mxc, 300, 200, headers={"Range": "bytes=50-", "If-Range": whole.headers["ETag"]}
+    )
+    assert (rest.status, rest.data) == (206, whole.data[50:])
+    assert rest.headers["Content-Range"] == f"bytes 50-{len(whole.data) - 1}/{len(whole.data)}"
+    beyond = await thumbnail(alice, mxc, 300, 200, headers={"Range": f"bytes={len(whole.data)}-"})
+    assert beyond.status == 416
+
+
 async def test_nothing_is_made_larger(alice: Person) -> None:
     data = encoded(gradient(60, 40))
     mxc = await uploads(alice, data, "image/png")

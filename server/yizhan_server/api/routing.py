@@ -453,8 +453,13 @@ class Wrapper:
                 MatrixError(503, "M_UNKNOWN", "The server cannot store anything at the moment"),
                 {"Retry-After": "5"},
             )
-        except (ConnectionError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             raise
+        except ConnectionError:
+            if request.transport is not None and not request.transport.is_closing():
+                raise
+            # The client is gone, in the middle of a file or of its own body: no fault of anybody's.
+            return web.Response(status=499)
         except Exception:
             log.exception("request failed", extra={"method": request.method})
             return _error_response(MatrixError(500, "M_UNKNOWN", "Internal server error"))
