@@ -150,5 +150,6 @@ def resolved_by_differences(
             frozenset(shuffle(oracle.conflicted_state_subgraph(states, events))),
         )
     )
-    assert resolved.keys() == conflicted.keys()
+    assert resolved.keys() >= conflicted.keys()
+    assert not resolved.keys() & unconflicted.keys()
     return unconflicted | {key: one for key, one in resolved.items() if one is not None}, answers

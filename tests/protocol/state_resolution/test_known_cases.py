@@ -185,6 +185,24 @@ def test_a_promotion_is_replayed_with_the_promotion_that_allowed_it() -> None:
     assert resolved[LEVELS] != of(newest)
 
 
+@since_v2
+def test_a_member_whom_every_state_leaves_out_comes_back_with_what_he_did(
+    version: RoomVersion,
+) -> None:
+    story = Story(version)
+    moderated = story.sets_levels(story.start, ALICE, levels={BOB: 50})
+    by_bob = story.sets_topic(moderated, BOB, "Bob's")
+    by_alice = story.sets_topic(moderated, ALICE, "Alice's")
+    member = ("m.room.member", BOB)
+
+    def without_bob(node: Node) -> State:
+        return {key: one for key, one in node.state_after.items() if key != member}
+
+    resolved = story.resolves(without_bob(by_bob), without_bob(by_alice))
+
+    assert resolved[member] == of(story.start)
+
+
 def test_in_version_1_a_refused_change_of_levels_ends_the_list() -> None:
     story = Story(V1)
     one = story.sets_levels(story.start, ALICE, levels={BOB: 50})

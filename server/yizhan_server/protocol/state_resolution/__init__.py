@@ -39,6 +39,9 @@ def resolve_state(
 ) -> Steps[dict[StateKey, EventID | None]]:
     """Return what each conflicted key resolves to (None: no event). A generator: see `needs`.
 
+    Rarely there is a key more: one that no state set has, but an event of their auth chains. So
+    state comes back that all servers which told it left out.
+
     `conflicted`: every key whose value differs between the state sets, one of which may lack it,
     with the events that the sets have there.
 

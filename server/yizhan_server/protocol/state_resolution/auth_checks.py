@@ -4,6 +4,7 @@ Spec: room version 2, "Iterative auth checks".
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 from yizhan_server.protocol.auth_events import auth_types_for_event
 from yizhan_server.protocol.auth_rules import check_auth
@@ -57,6 +58,10 @@ class ReplayedState:
     def find(self, key: StateKey) -> EventID | None:
         """Return the event of a key."""
         return self._state.get(key)
+
+    def keys(self) -> AbstractSet[StateKey]:
+        """Return the keys that have an event."""
+        return self._state.keys()
 
     def replay(self, events: Iterable[Pdu]) -> Steps[None]:
         """Apply those of these state events that are allowed; their auth events must be known."""

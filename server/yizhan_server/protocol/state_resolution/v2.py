@@ -30,7 +30,7 @@ def resolve_v2(
     auth_difference: frozenset[EventID],
     conflicted_subgraph: frozenset[EventID],
 ) -> Steps[dict[StateKey, EventID | None]]:
-    """Return what each conflicted key resolves to. The arguments are those of `resolve_state`."""
+    """Return what the conflicted keys resolve to. The arguments are those of `resolve_state`."""
     is_v2_1 = version.state_resolution is StateResolution.V2_1
     known = KnownEvents()
     full_conflicted_ids = auth_difference.union(*conflicted.values())
@@ -60,9 +60,11 @@ def resolve_v2(
     yield from state.replay(
         (yield from mainline_ordered(full_conflicted.values(), known, state.find(POWER_LEVELS)))
     )
-    # The last step of the text, that unconflicted state prevails, is the caller's: it hears of
-    # conflicted keys only.
-    return {key: state.find(key) for key in conflicted}
+    # The last step of the text: unconflicted state prevails. What is left are conflicted keys, and
+    # those of replayed events that no state set has: a server was told an incomplete state.
+    others = frozenset(state.keys() - conflicted.keys() - base.keys())
+    unconflicted = yield from ask_unconflicted(others)
+    return {key: state.find(key) for key in (*conflicted, *sorted(others - unconflicted.keys()))}
 
 
 def _unconflicted_auth_state(
