@@ -45,6 +45,14 @@ ServerPattern = Annotated[
 UserId = Annotated[
     str, _described(rf"^@[^:\s]+:{_NAME}$", '用户 ID，如 "@li:example.gov.cn"', "a full user id")
 ]
+SupportContact = Annotated[
+    str,
+    _described(
+        rf"^@[^:\s]+:{_NAME}$|^[^\s@]+@[^\s@]+$",
+        "用户 ID 或邮箱",
+        "a full user id or an e-mail address",
+    ),
+]
 BaseUrl = Annotated[
     str,
     _described(
@@ -103,12 +111,22 @@ class Tls(Section, frozen=True, kw_only=True):
 
 
 class Public(Section, frozen=True, kw_only=True):
-    """How others reach this server; both answers are served as well-known files."""
+    """How others reach this server; the answers are served as well-known files."""
 
     client_baseurl: BaseUrl = ""
     federation_server: Annotated[
         str, _described(rf"^$|^{_NAME}$", "主机名:端口", "a host and a port")
     ] = ""
+    policy_server_key: Annotated[
+        str,
+        _described(
+            r"^$|^[A-Za-z0-9+/]{43}$",
+            "ed25519 公钥（无填充的 base64）",
+            "an ed25519 public key in base64 without padding",
+        ),
+    ] = ""
+    support_contacts: tuple[SupportContact, ...] = ()
+    support_page: BaseUrl = ""
 
 
 class Database(Section, frozen=True, kw_only=True):

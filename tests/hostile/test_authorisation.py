@@ -30,6 +30,13 @@ OPEN = {
     ("POST", "/_matrix/client/v3/register"),
     ("GET", "/_matrix/client/v3/register/available"),
     ("GET", "/_matrix/client/v1/register/m.login.registration_token/validity"),
+    # Addresses, of which nothing is known here.
+    ("POST", "/_matrix/client/v3/register/email/requestToken"),
+    ("POST", "/_matrix/client/v3/register/msisdn/requestToken"),
+    ("POST", "/_matrix/client/v3/account/3pid/email/requestToken"),
+    ("POST", "/_matrix/client/v3/account/3pid/msisdn/requestToken"),
+    ("POST", "/_matrix/client/v3/account/password/email/requestToken"),
+    ("POST", "/_matrix/client/v3/account/password/msisdn/requestToken"),
     ("GET", "/_matrix/client/v3/profile/{user_id}"),
     ("GET", "/_matrix/client/v3/profile/{user_id}/{field}"),
     ("GET", "/_matrix/client/v3/directory/room/{alias}"),

@@ -1,4 +1,4 @@
-"""One's own account: password, contact addresses, deactivation.
+"""One's own account: password, deactivation.
 
 Spec: client-server API, "Password management", "Account deactivation".
 """
@@ -44,12 +44,6 @@ async def change_password(call: Call[PasswordBody]) -> JsonObject:
         kept=call.requester.device_id,
     )
     return {}
-
-
-@routes.get("/v3/account/3pid")
-async def list_contact_addresses(call: Call[None]) -> JsonObject:
-    """List the account's addresses at third parties: we keep none."""
-    return {"threepids": []}
 
 
 @routes.post("/v3/account/deactivate", body=DeactivateBody)

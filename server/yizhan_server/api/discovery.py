@@ -26,6 +26,8 @@ well_known_routes = Routes(prefix="/.well-known/matrix")
 VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 13)))
 """Spec versions whose features, as far as clients ask for them by version, work here."""
 
+_ADMINISTRATOR: Final = {"role": "m.role.admin"}
+
 UNSTABLE_FEATURES: Final = {
     "org.matrix.e2e_cross_signing": True,
     "org.matrix.msc4108": True,
@@ -46,25 +48,22 @@ class Discovery:
     """The client well-known file, None without a public address."""
     server: JsonObject | None
     support: JsonObject | None
+    policy_server: JsonObject | None
     capabilities: JsonObject
 
 
-def make_discovery(settings: Settings, administrators: tuple[str, ...] = ()) -> Discovery:
-    """Derive the answers from the settings; `administrators` are who may be asked for help."""
+def make_discovery(settings: Settings) -> Discovery:
+    """Derive the answers from the settings."""
     client_url = settings.public.client_baseurl
     if client_url.endswith(":0"):
         client_url = ""  # on a port that the system chose, there is no address to tell
     federation_server = settings.public.federation_server
+    policy_key = settings.public.policy_server_key
     return Discovery(
         client={"m.homeserver": {"base_url": client_url}} if client_url else None,
         server={"m.server": federation_server} if federation_server else None,
-        support={
-            "contacts": [
-                {"matrix_id": user_id, "role": "m.role.admin"} for user_id in administrators
-            ]
-        }
-        if administrators
-        else None,
+        support=_support(settings.public.support_contacts, settings.public.support_page),
+        policy_server={"public_keys": {"ed25519": policy_key}} if policy_key else None,
         capabilities={
             "m.change_password": {"enabled": True},
             "m.room_versions": {
@@ -79,6 +78,18 @@ def make_discovery(settings: Settings, administrators: tuple[str, ...] = ()) -> 
             "m.forget_forced_upon_leave": {"enabled": False},
         },
     )
+
+
+def _support(contacts: tuple[str, ...], page: str) -> JsonObject | None:
+    answer: JsonObject = {}
+    if contacts:
+        answer["contacts"] = [
+            {"matrix_id" if contact.startswith("@") else "email_address": contact} | _ADMINISTRATOR
+            for contact in contacts
+        ]
+    if page:
+        answer["support_page"] = page
+    return answer or None
 
 
 class Turn:
@@ -144,6 +155,12 @@ async def get_server_well_known(call: Call[None]) -> JsonObject:
 async def get_support_well_known(call: Call[None]) -> JsonObject:
     """Tell people whom to ask."""
     return _found(call.services.discovery.support)
+
+
+@well_known_routes.get("/policy_server", auth=Auth.NONE)
+async def get_policy_server_well_known(call: Call[None]) -> JsonObject:
+    """Tell rooms the key of the policy server of this name."""
+    return _found(call.services.discovery.policy_server)
 
 
 def _found(answer: dict[str, Any] | None) -> JsonObject:

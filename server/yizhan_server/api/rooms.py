@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from yizhan_server.api.contact_addresses import identity_server_not_trusted
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
 from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.protocol.identifiers import UserID, parse_user_id
@@ -55,6 +56,13 @@ class MemberBody(msgspec.Struct):
 
     user_id: str | None = None
     reason: str | None = None
+
+
+class InviteBody(MemberBody):
+    """POST /invite: a user, or somebody of whom only an address is known."""
+
+    medium: str | None = None
+    address: str | None = None
 
 
 class JoinBody(msgspec.Struct):
@@ -154,10 +162,13 @@ async def knock(call: Call[JoinBody]) -> JsonObject:
     return {"room_id": room.room_id}
 
 
-@routes.post("/v3/rooms/{room_id}/invite", body=MemberBody, limit="invites")
-async def invite(call: Call[MemberBody]) -> JsonObject:
+@routes.post("/v3/rooms/{room_id}/invite", body=InviteBody, limit="invites")
+async def invite(call: Call[InviteBody]) -> JsonObject:
     """Invite a user."""
-    target = _target(call)
+    if call.body.user_id is None and call.body.medium is not None:
+        await call.joined_room()
+        raise identity_server_not_trusted()
+    target = _target(call.body)
     joined = await call.joined_room()
     await call.services.members.invite(joined.room, joined.user_id, target, reason=call.body.reason)
     return {}
@@ -183,7 +194,7 @@ async def forget(call: Call[JsonObject]) -> JsonObject:
 @routes.post("/v3/rooms/{room_id}/kick", body=MemberBody)
 async def kick(call: Call[MemberBody]) -> JsonObject:
     """Remove a member."""
-    target = _target(call)
+    target = _target(call.body)
     joined = await call.joined_room()
     await call.services.members.kick(joined.room, joined.user_id, target, call.body.reason)
     return {}
@@ -192,7 +203,7 @@ async def kick(call: Call[MemberBody]) -> JsonObject:
 @routes.post("/v3/rooms/{room_id}/ban", body=MemberBody)
 async def ban(call: Call[MemberBody]) -> JsonObject:
     """Ban a user."""
-    target = _target(call)
+    target = _target(call.body)
     joined = await call.joined_room()
     await call.services.members.ban(joined.room, joined.user_id, target, call.body.reason)
     return {}
@@ -201,7 +212,7 @@ async def ban(call: Call[MemberBody]) -> JsonObject:
 @routes.post("/v3/rooms/{room_id}/unban", body=MemberBody)
 async def unban(call: Call[MemberBody]) -> JsonObject:
     """Lift a ban."""
-    target = _target(call)
+    target = _target(call.body)
     joined = await call.joined_room()
     await call.services.members.unban(joined.room, joined.user_id, target, call.body.reason)
     return {}
@@ -280,7 +291,7 @@ async def _room_id(call: Call[Any], room: str) -> str:
     return await call.services.aliases.resolve(room) if room.startswith("#") else room
 
 
-def _target(call: Call[MemberBody]) -> UserID:
-    if call.body.user_id is None:
+def _target(body: MemberBody) -> UserID:
+    if body.user_id is None:
         raise InvalidParam("'user_id' is missing")
-    return parse_user_id(call.body.user_id)
+    return parse_user_id(body.user_id)

@@ -103,8 +103,3 @@ async def test_a_deactivated_account_is_gone_and_its_name_is_not_given_again(
     refused = await server.services.accounts.find(server.services.accounts.check_name("alice"))
     assert refused is not None
     assert refused.is_deactivated
-
-
-async def test_the_account_has_no_addresses_at_third_parties(server: AccountServer) -> None:
-    alice = await server.has("alice")
-    assert (await alice.calls("GET", "/v3/account/3pid")).json == {"threepids": []}

@@ -31,10 +31,33 @@ async def test_well_known_tells_the_public_address(start_server: StartServer) ->
     assert client.json == {"m.homeserver": {"base_url": "https://im.home.test"}}
     other = await server.call("GET", "/server", prefix=prefix)
     assert other.json == {"m.server": "im.home.test:443"}
-    support = await server.call("GET", "/support", prefix=prefix)
-    assert (support.status, support.errcode) == (404, "M_NOT_FOUND")
+    for optional in ("/support", "/policy_server"):
+        missing = await server.call("GET", optional, prefix=prefix)
+        assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
     alice = await server.has("alice")
     assert alice.session["well_known"] == client.json
+
+
+async def test_well_known_tells_whom_to_ask(start_server: StartServer) -> None:
+    server = await start_server(
+        public__support_contacts=["@li:home.test", "help@home.test"],
+        public__support_page="https://home.test/help",
+    )
+    support = await server.call("GET", "/support", prefix="/.well-known/matrix")
+    assert support.json == {
+        "contacts": [
+            {"matrix_id": "@li:home.test", "role": "m.role.admin"},
+            {"email_address": "help@home.test", "role": "m.role.admin"},
+        ],
+        "support_page": "https://home.test/help",
+    }
+
+
+async def test_well_known_tells_the_key_of_the_policy_server(start_server: StartServer) -> None:
+    key = "6yhHGKhCiXTSEN2ksjV7kX/N6rBQZ3Xb+M7LlC6NS+s"
+    server = await start_server(public__policy_server_key=key)
+    policy = await server.call("GET", "/policy_server", prefix="/.well-known/matrix")
+    assert policy.json == {"public_keys": {"ed25519": key}}
 
 
 async def test_without_turn_the_answer_is_empty(server: AccountServer) -> None:
