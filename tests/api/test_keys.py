@@ -107,7 +107,7 @@ async def test_what_a_device_says_of_itself_is_handed_on_for_others_to_judge(
     )
     for keys in (device.unsigned_keys(), forged):
         await bob.post(UPLOAD, {"device_keys": keys})
-        assert await queries(alice, bob) == {bob.device_id: keys}
+        assert await queries(alice, bob) == {bob.device_id: {"signatures": {}, **keys}}
 
 
 async def test_signatures_that_the_server_cannot_find_right_are_not_handed_out(

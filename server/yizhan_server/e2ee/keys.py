@@ -159,13 +159,14 @@ class Keys:
         own = claimed_signatures(identity, user_id).get(f"ed25519:{device_id}")
         if isinstance(own, str):
             signatures[f"ed25519:{device_id}"] = own
+        unsigned = {**body, "signatures": {}}  # which readers may count on, be it empty
         if stored.keys is None:
-            return encode_signed(body, user_id, signatures), True
+            return encode_signed(unsigned, user_id, signatures), True
         before = load_key(stored.keys)
         if signed_part(before) == body:
             signatures = right_signatures(before, user_id, signers) | signatures
         is_other = before["keys"] != identity["keys"]
-        return encode_signed(body, user_id, signatures), is_other
+        return encode_signed(unsigned, user_id, signatures), is_other
 
     async def _unknown_keys(self, upload: _Upload) -> list[OneTimeKey]:
         """Return the one-time keys that the device has not uploaded before."""

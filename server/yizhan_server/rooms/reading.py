@@ -156,15 +156,17 @@ class RoomReading:
         return found
 
     async def joined_members(self, joined: JoinedRoom) -> dict[str, dict[str, Any]]:
-        """Return display name and avatar of each joined member."""
+        """Return display name and avatar of each joined member, as far as they are texts."""
         readable = ReadableRoom(joined.room, joined.user_id, "join", LATEST)
         events = await self.members(readable, membership="join", not_membership=None, at=None)
         members: dict[str, dict[str, Any]] = {}
         for event in events:
-            content = event.content
+            shown = {
+                "display_name": event.content.get("displayname"),
+                "avatar_url": event.content.get("avatar_url"),
+            }
             members[event.state_key or ""] = {
-                "display_name": content.get("displayname"),
-                "avatar_url": content.get("avatar_url"),
+                key: value for key, value in shown.items() if isinstance(value, str)
             }
         return members
 
