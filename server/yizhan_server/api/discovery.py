@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 routes = Routes()
 well_known_routes = Routes(prefix="/.well-known/matrix")
 
-VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 13)))
+VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 20)))
 """Spec versions whose features, as far as clients ask for them by version, work here."""
 
 _ADMINISTRATOR: Final = {"role": "m.role.admin"}
