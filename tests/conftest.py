@@ -9,6 +9,8 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from yizhan_testing.conformance import OBSERVED
+
 settings.register_profile(
     "default",
     deadline=None,  # another test's load must not make this one fail
@@ -32,6 +34,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     chosen = "ci" if os.environ.get("CI") else "default"
     settings.load_profile(os.environ.get("YIZHAN_HYPOTHESIS", chosen))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    OBSERVED.begin()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    yield
+    OBSERVED.check(item.nodeid.partition("[")[0])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,6 +22,7 @@ from yizhan_server.admin.local_socket import (
     make_admin_socket_handler,
 )
 from yizhan_server.app import MIGRATIONS, assembled
+from yizhan_testing.conformance import observed
 from yizhan_testing.databases import opened_fresh
 from yizhan_testing.homeserver import settings_for
 
@@ -202,7 +203,7 @@ async def account_server(
 
 @asynccontextmanager
 async def _serving(parts: Homeserver, folder: Path) -> AsyncIterator[str]:
-    runner = web.ServerRunner(web.Server(parts.wrapper), shutdown_timeout=1)
+    runner = web.ServerRunner(web.Server(observed(parts.wrapper)), shutdown_timeout=1)
     admin_handler = make_admin_socket_handler(parts.flows.administration)
     admin = web.ServerRunner(web.Server(admin_handler), shutdown_timeout=1)
     try:

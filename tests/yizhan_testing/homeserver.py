@@ -33,6 +33,7 @@ from yizhan_server.app import MIGRATIONS, assembled
 from yizhan_server.app import Homeserver as Parts
 from yizhan_server.clock import SystemClock
 from yizhan_server.protocol.signing import SigningKey
+from yizhan_testing.conformance import observed
 from yizhan_testing.databases import Dialect, opened_fresh
 
 JsonObject = dict[str, Any]
@@ -301,7 +302,7 @@ async def served(settings: Settings, db: Database) -> AsyncIterator[HomeserverIn
         assembled(settings, db, SystemClock()) as parts,
         aiohttp.ClientSession() as http,
     ):
-        runner = web.ServerRunner(web.Server(parts.wrapper), shutdown_timeout=1)
+        runner = web.ServerRunner(web.Server(observed(parts.wrapper)), shutdown_timeout=1)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -13,6 +13,7 @@ from aiohttp import web
 from yizhan_database import open_database
 from yizhan_server.app import MIGRATIONS, assembled
 from yizhan_server.clock import SystemClock
+from yizhan_testing.conformance import observed
 from yizhan_testing.homeserver import HomeserverInProcess, settings_for
 
 
@@ -26,7 +27,7 @@ async def served(folder: Path, url: str, seed: int) -> AsyncIterator[HomeserverI
             assembled(settings, db, SystemClock()) as parts,
             aiohttp.ClientSession() as http,
         ):
-            runner = web.ServerRunner(web.Server(parts.wrapper), shutdown_timeout=1)
+            runner = web.ServerRunner(web.Server(observed(parts.wrapper)), shutdown_timeout=1)
             await runner.setup()
             try:
                 await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,0 +1,148 @@
+"""Draws from a checkout of the Matrix specification what the tests hold answers against.
+
+`client-server.json` beside this file lists every operation of the client-server API with the
+schemas of its successful answers, without descriptions and examples. It is written anew, when
+the specification has a new version, by
+
+    git clone https://github.com/matrix-org/matrix-spec CHECKOUT
+    .venv/bin/python tests/openapi/extract.py CHECKOUT
+
+The specification is under the Apache License 2.0, as Yizhan is; the file names its source and
+what was changed, as section 4 of the licence asks.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+JsonObject = dict[str, Any]
+
+TARGET = Path(__file__).with_name("client-server.json")
+METHODS = ("get", "put", "post", "delete")
+
+ASSERTIONS = frozenset(
+    (
+        "type", "required", "enum", "const", "pattern", "minimum", "maximum", "minProperties",
+        "maxProperties", "minItems", "maxItems", "minLength", "maxLength",
+    )
+)  # fmt: skip
+SUBSCHEMA = frozenset(("items", "additionalProperties", "unevaluatedProperties"))
+SUBSCHEMAS_BY_NAME = frozenset(("properties", "patternProperties"))
+SUBSCHEMA_LISTS = frozenset(("allOf", "anyOf", "oneOf"))
+ANNOTATIONS = frozenset(
+    ("$schema", "description", "title", "example", "examples", "default", "format", "deprecated")
+)
+
+
+class Extraction:
+    """The schemas met so far, by the name of their file within `data`."""
+
+    def __init__(self, checkout: Path) -> None:
+        self._data = (checkout / "data").resolve()
+        self.schemas: dict[str, JsonObject] = {}
+
+    def operations(self) -> list[JsonObject]:
+        """Return every operation, in the order of the specification's files."""
+        found = []
+        for file in sorted((self._data / "api" / "client-server").glob("*.yaml")):
+            document = yaml.safe_load(file.read_text("utf-8"))
+            base = document["servers"][0]["variables"]["basePath"]["default"]
+            for path, methods in document["paths"].items():
+                for method in METHODS:
+                    if method in methods:
+                        operation = self._operation(file, methods[method])
+                        where = {"method": method.upper(), "path": base + path.strip()}
+                        found.append({"id": methods[method]["operationId"], **where, **operation})
+        return found
+
+    def _operation(self, file: Path, operation: JsonObject) -> JsonObject:
+        answers = {}
+        for status, response in operation["responses"].items():
+            if status.startswith(("2", "3")):
+                content = response.get("content", {})
+                answers[status] = {
+                    kind: self._schema(file, body.get("schema", {}))
+                    for kind, body in content.items()
+                }
+        said: JsonObject = {"tag": (operation.get("tags") or [""])[0]}
+        if operation.get("deprecated"):
+            said["deprecated"] = True
+        if since := operation.get("x-addedInMatrixVersion"):
+            said["since"] = since
+        return {**said, "answers": answers}
+
+    def _schema(self, file: Path, schema: Any) -> Any:
+        """Return a schema without its annotations; an unknown word is an error."""
+        if not isinstance(schema, dict):
+            return schema
+        kept: JsonObject = {}
+        for word, value in schema.items():
+            if word in ASSERTIONS:
+                kept[word] = value
+            elif word in SUBSCHEMA:
+                kept[word] = self._schema(file, value)
+            elif word in SUBSCHEMAS_BY_NAME:
+                kept[word] = {name: self._schema(file, part) for name, part in value.items()}
+            elif word in SUBSCHEMA_LISTS:
+                # Alternatives overlap: "an event" and "an object" stand side by side.
+                kept["anyOf" if word == "oneOf" else word] = [
+                    self._schema(file, part) for part in value
+                ]
+            elif word == "$ref":
+                kept[word] = self._reference(file, value)
+            elif word not in ANNOTATIONS and not word.startswith("x-"):
+                raise ValueError(f"{file}: unknown word {word} in a schema")
+        return kept
+
+    def _reference(self, file: Path, reference: str) -> str:
+        place, _, pointer = reference.partition("#")
+        target = (file.parent / place).resolve() if place else file
+        name = str(target.relative_to(self._data).with_suffix("")) + pointer
+        if name not in self.schemas:
+            self.schemas[name] = {}  # before its own references, which may lead back
+            schema = yaml.safe_load(target.read_text("utf-8"))
+            for step in pointer.split("/")[1:]:
+                schema = schema[step]
+            self.schemas[name] = self._schema(target, schema)
+        return name
+
+
+def main(checkout: Path) -> None:
+    """Write the file anew."""
+    commit = subprocess.run(
+        ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
+    ).stdout.strip()
+    extraction = Extraction(checkout)
+    operations = extraction.operations()
+    head = {
+        "source": f"data/api/client-server of github.com/matrix-org/matrix-spec at {commit}",
+        "licence": "Apache-2.0; copyright The Matrix.org Foundation C.I.C. and the authors named "
+        "in the source",
+        "changes": "Extracted by extract.py: operations with the schemas of successful answers, "
+        "without descriptions, examples and formats; oneOf has become anyOf.",
+    }
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+    lines += [' "operations": [', ",\n".join(f"  {_compact(item)}" for item in operations), " ],"]
+    lines += [' "schemas": {']
+    lines += [
+        ",\n".join(
+            f"  {json.dumps(name)}: {_compact(extraction.schemas[name])}"
+            for name in sorted(extraction.schemas)
+        ),
+        " }",
+    ]
+    TARGET.write_text("{\n" + "\n".join(lines) + "\n}\n")
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
