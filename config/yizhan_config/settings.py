@@ -197,6 +197,7 @@ class RateLimits(Section, frozen=True, kw_only=True):
     joins: RateLimit = RateLimit(per_second=1, burst=20)
     invites: RateLimit = RateLimit(per_second=1, burst=30)
     media: RateLimit = RateLimit(per_second=5, burst=100)
+    federation: RateLimit = RateLimit(per_second=50, burst=500)
 
 
 class Media(Section, frozen=True, kw_only=True):
@@ -373,6 +374,7 @@ class Settings(Section, frozen=True, kw_only=True):
     server_name: ServerName
     data: Path
     signing_key_file: Path = Path("secrets/signing.key")
+    old_signing_keys_file: Path = Path("secrets/old-signing.keys")
     listen: Listen = Listen()
     tls: Tls = Tls()
     public: Public = Public()

@@ -1,4 +1,4 @@
-"""`python -m yizhan_server [--config FILE] [--data DIR] serve | user ...`."""
+"""`python -m yizhan_server [--config FILE] [--data DIR] serve | user ... | federation ...`."""
 
 import sys
 from pathlib import Path
@@ -17,17 +17,18 @@ def main() -> int:
     except UsageError as error:
         print(error, file=sys.stderr)  # noqa: T201 (read by whoever typed it)
         return EXIT_STATUS
-    if typed.words[:1] == ["user"]:
+    if typed.words[:1] in (["user"], ["federation"]):
         # Imported only where needed: the commands of an administrator are not part of serving.
-        from yizhan_server import user_command  # noqa: PLC0415
+        from yizhan_server import federation_command, user_command  # noqa: PLC0415
 
+        command = {"user": user_command.main, "federation": federation_command.main}
         files = [
             word
             for name in ("config", "data")
             if (value := typed.find(name)) is not None
             for word in (f"--{name}", value)
         ]
-        return user_command.main([*files, *typed.words[1:]])
+        return command[typed.words[0]]([*files, *typed.words[1:]])
     if typed.words != ["serve"]:
         print(__doc__, file=sys.stderr)  # noqa: T201
         return EXIT_STATUS

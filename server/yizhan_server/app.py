@@ -53,6 +53,7 @@ from yizhan_server.e2ee.forgetting import KeyForgetter
 from yizhan_server.e2ee.key_backup import KeyBackups
 from yizhan_server.e2ee.key_queries import KeyQueries
 from yizhan_server.e2ee.keys import Keys
+from yizhan_server.e2ee.peer_queries import PeerKeyQueries
 from yizhan_server.e2ee.signature_uploads import SignatureUploads
 from yizhan_server.e2ee.to_device import ToDevice
 from yizhan_server.ephemeral.counter import EphemeralCounter
@@ -61,6 +62,7 @@ from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
 from yizhan_server.federation_client.client import FederationClient, open_federation_client
+from yizhan_server.federation_services import assemble_federation
 from yizhan_server.flows.dehydration import Dehydration
 from yizhan_server.flows.device_rename import DeviceRename
 from yizhan_server.flows.reporting import Reporting
@@ -82,6 +84,7 @@ from yizhan_server.rooms.guest_access import GuestAccess
 from yizhan_server.rooms.hierarchy import SpaceHierarchy
 from yizhan_server.rooms.housekeeping import Housekeeping
 from yizhan_server.rooms.members import Members
+from yizhan_server.rooms.peer_access import PeerRoomAccess
 from yizhan_server.rooms.push_evaluation import PushEvaluation
 from yizhan_server.rooms.reading import RoomReading
 from yizhan_server.rooms.registry import Rooms
@@ -112,7 +115,7 @@ from yizhan_server.sync.timelines import Timelines
 
 MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 
-KINDS = ("messages", "login", "registration", "joins", "invites", "media")
+KINDS = ("messages", "login", "registration", "joins", "invites", "media", "federation")
 """Kinds of calls that are limited; each is a section of the settings."""
 
 
@@ -215,6 +218,7 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
                 await sessions.tidy()
             homeserver.services.passwords.close()
             homeserver.services.media.close()
+            homeserver.services.key_ring.close()
 
 
 def build(
@@ -240,6 +244,7 @@ def build(
     )  # fmt: skip
     keys = StateKeys(db, numbers)
     rooms = Rooms(db, keys, server_name)
+    federation = assemble_federation(settings, db, clock, background, federation_client)
     appservice_queries = AppserviceQueries(appservices, appservice_calls)
     push_evaluation = PushEvaluation(personal.push_rules, personal.ignoring, server_name)
     writer = EventWriter(
@@ -260,6 +265,7 @@ def build(
     profile_change, deactivation = assemble_room_flows(
         db, personal, flows, members, forgetter.forget_user
     )
+    key_queries = KeyQueries(db, server_name=server_name)
     access = RoomAccess(db, rooms, keys)
     aliases = Aliases(db, rooms, appservice_queries, server_name)
     relations = Relations(db, access)
@@ -292,6 +298,9 @@ def build(
     services = Services(
         db=db,
         server_name=server_name,
+        peers=federation_client.peers,
+        key_ring=federation.key_ring,
+        notary=federation.notary,
         discovery=make_discovery(settings),
         turn=Turn(
             clock,
@@ -372,14 +381,15 @@ def build(
         renderer=renderer,
         relations=relations,
         summaries=summaries,
-        hierarchy=SpaceHierarchy(db, rooms, summaries),
+        hierarchy=SpaceHierarchy(db, rooms, summaries, PeerRoomAccess(db, rooms)),
         typing=typing,
         presence=presence,
         receipts=receipts,
         to_device=to_device,
         device_lists=device_lists,
         e2ee_keys=e2ee_keys,
-        key_queries=KeyQueries(db, server_name=server_name),
+        key_queries=key_queries,
+        peer_key_queries=PeerKeyQueries(db, key_queries, e2ee_keys, server_name=server_name),
         cross_signing=CrossSigning(db, device_changes),
         signature_uploads=SignatureUploads(db, device_changes),
         key_backups=KeyBackups(db),
@@ -414,6 +424,7 @@ def build(
         Router([*ROUTES, *PAGES]), services, limits, personal.sessions.authenticate,
         AppserviceIdentities(db, appservices, personal.accounts),
         ClientAddresses(settings.listen.trusted_proxies),
+        federation.authentication,
         query_string_tokens=settings.sessions.query_string_tokens,
         compress=settings.listen.compression,
     )  # fmt: skip

@@ -23,6 +23,7 @@ from yizhan_server.api import media as media_api
 from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.file_answer import ByteRange, parse_range
 from yizhan_server.api.limits import RateLimits
+from yizhan_server.api.peer_authentication import PeerAuthentication
 from yizhan_server.api.routing import Router, Wrapper
 from yizhan_server.app import MIGRATIONS
 from yizhan_server.appservices.identities import AppserviceIdentities
@@ -184,13 +185,19 @@ def _no_appservices(homeserver: HomeserverInProcess) -> AppserviceIdentities:
     return AppserviceIdentities(services.db, Appservices(()), services.accounts)
 
 
+def _peers(homeserver: HomeserverInProcess) -> PeerAuthentication:
+    services = homeserver.parts.services
+    return PeerAuthentication(services.server_name, services.peers, services.key_ring)
+
+
 async def test_guests_upload_nothing(homeserver: HomeserverInProcess, alice: Person) -> None:
     async def as_guest(_token: str) -> Requester:
         return Requester(UserID(alice.user_id), DeviceID("D"), 1, is_guest=True)
 
     wrapper = Wrapper(
         Router([media_api.routes]), homeserver.parts.services, RateLimits({}, SystemClock()),
-        as_guest, _no_appservices(homeserver), ClientAddresses(()), query_string_tokens=False,
+        as_guest, _no_appservices(homeserver), ClientAddresses(()), _peers(homeserver),
+        query_string_tokens=False,
         compress=True,
     )  # fmt: skip
     runner = web.ServerRunner(web.Server(wrapper))

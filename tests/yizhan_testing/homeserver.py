@@ -31,7 +31,7 @@ from yizhan_config.settings import Settings, load
 from yizhan_database import Database
 from yizhan_server.app import MIGRATIONS, assembled
 from yizhan_server.app import Homeserver as Parts
-from yizhan_server.clock import SystemClock
+from yizhan_server.clock import Clock, SystemClock
 from yizhan_server.protocol.signing import SigningKey
 from yizhan_testing.conformance import observed
 from yizhan_testing.databases import Dialect, opened_fresh
@@ -296,10 +296,12 @@ async def homeserver_in_process(
 
 
 @asynccontextmanager
-async def served(settings: Settings, db: Database) -> AsyncIterator[HomeserverInProcess]:
+async def served(
+    settings: Settings, db: Database, clock: Clock | None = None
+) -> AsyncIterator[HomeserverInProcess]:
     """Serve the application on an open database, as after a restart if it is not fresh."""
     async with (
-        assembled(settings, db, SystemClock()) as parts,
+        assembled(settings, db, clock or SystemClock()) as parts,
         aiohttp.ClientSession() as http,
     ):
         runner = web.ServerRunner(web.Server(observed(parts.wrapper)), shutdown_timeout=1)

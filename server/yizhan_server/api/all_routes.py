@@ -39,6 +39,12 @@ from yizhan_server.api import (
     sync,
     to_device,
 )
+from yizhan_server.api.federation import devices as federation_devices
+from yizhan_server.api.federation import keys as federation_keys
+from yizhan_server.api.federation import media as federation_media
+from yizhan_server.api.federation import queries as federation_queries
+from yizhan_server.api.federation import spaces as federation_spaces
+from yizhan_server.api.federation import version as federation_version
 
 ROUTES = (
     account.routes,
@@ -58,6 +64,12 @@ ROUTES = (
     ephemeral.routes,
     event_stream.routes,
     events.routes,
+    federation_devices.routes,
+    federation_keys.routes,
+    federation_media.routes,
+    federation_queries.routes,
+    federation_spaces.routes,
+    federation_version.routes,
     key_backup.routes,
     keys.routes,
     login.routes,

@@ -66,17 +66,19 @@ async def list_public_rooms(call: Call[None]) -> JsonObject:
 async def search_public_rooms(call: Call[PublicRoomsBody]) -> JsonObject:
     """List the published rooms that match."""
     _check_server(call)
-    body = call.body
+    return await call.services.room_directory.page(rooms_wanted(call.body))
+
+
+def rooms_wanted(body: PublicRoomsBody) -> RoomsWanted:
+    """Return what is asked for, or answer M_INVALID_PARAM."""
     wanted = body.filter or RoomFilterBody()
-    return await call.services.room_directory.page(
-        RoomsWanted(
-            term=wanted.generic_search_term,
-            room_types=None if wanted.room_types is None else tuple(wanted.room_types),
-            since=body.since,
-            limit=_limit(body.limit),
-            network=_network(body.third_party_instance_id),
-            all_networks=body.include_all_networks,
-        )
+    return RoomsWanted(
+        term=wanted.generic_search_term,
+        room_types=None if wanted.room_types is None else tuple(wanted.room_types),
+        since=body.since,
+        limit=_limit(body.limit),
+        network=_network(body.third_party_instance_id),
+        all_networks=body.include_all_networks,
     )
 
 

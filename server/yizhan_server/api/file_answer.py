@@ -73,7 +73,7 @@ def has_tag(if_none_match: str | None, tag: str) -> bool:
 
 
 @dataclass(slots=True)
-class _OpenFile:
+class OpenFile:
     """A file, the part of it that is to be sent, and the beginning of that."""
 
     descriptor: int
@@ -81,8 +81,13 @@ class _OpenFile:
     part: tuple[int, int] | None
     block: bytes
 
+    def close(self) -> None:
+        """Close it. Blocks."""
+        os.close(self.descriptor)
 
-def _open(path: Path, wanted: ByteRange | None) -> _OpenFile:
+
+def open_part(path: Path, wanted: ByteRange | None) -> OpenFile:
+    """Open a file and read the beginning of what is wanted of it. Blocks; FileNotFoundError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(descriptor).st_size
@@ -91,7 +96,7 @@ def _open(path: Path, wanted: ByteRange | None) -> _OpenFile:
     except BaseException:
         os.close(descriptor)
         raise
-    return _OpenFile(descriptor, size, part, block)
+    return OpenFile(descriptor, size, part, block)
 
 
 async def answer_with_file(
@@ -107,7 +112,7 @@ async def answer_with_file(
     if if_range is not None and if_range.strip() != quoted:
         wanted = None
     try:
-        file: _OpenFile = await on_disk(_open, path, wanted)
+        file: OpenFile = await on_disk(open_part, path, wanted)
     except FileNotFoundError:
         raise NotFound("The file is gone") from None
     try:
@@ -124,16 +129,17 @@ async def answer_with_file(
             response.headers["Content-Range"] = f"bytes {offset}-{offset + length - 1}/{file.size}"
         await response.prepare(request)
         if request.method != "HEAD":
-            await _send(response, file, offset, length, on_disk)
+            await send_part(response, file, offset, length, on_disk)
         await response.write_eof()
         return Reply(stream=response)
     finally:
-        await on_disk(os.close, file.descriptor)
+        await on_disk(file.close)
 
 
-async def _send(
-    response: web.StreamResponse, file: _OpenFile, offset: int, length: int, on_disk: OnDisk
+async def send_part(
+    response: web.StreamResponse, file: OpenFile, offset: int, length: int, on_disk: OnDisk
 ) -> None:
+    """Send `length` bytes of an open file; what breaks off breaks the connection."""
     block = file.block
     while block:
         await response.write(block)

@@ -15,7 +15,7 @@ from yizhan_server.api.file_answer import answer_with_file
 from yizhan_server.api.routing import CORS_HEADERS, Auth, Call, JsonObject, Reply, Routes
 from yizhan_server.media.disposition import disposition
 from yizhan_server.media.repository import Media, clean_file_name
-from yizhan_server.media.thumbnails import Method, choose_variant
+from yizhan_server.media.thumbnails import Method, Variant, choose_variant
 from yizhan_server.protocol.errors import MatrixError, MissingParam, NotFound, TooLarge
 
 routes = Routes("/_matrix")
@@ -182,8 +182,14 @@ async def body_of(call: Call[None], most: int) -> AsyncIterator[bytes]:
 
 async def find_media(call: Call[None]) -> Media:
     """Return what the path names, waiting for it as long as the caller wants to."""
-    wait_ms = min(call.query_int("timeout_ms", DEFAULT_WAIT_MS), MAX_WAIT_MS)
-    return await call.services.media.get(call.path["server_name"], call.path["media_id"], wait_ms)
+    return await call.services.media.get(
+        call.path["server_name"], call.path["media_id"], wait_of(call)
+    )
+
+
+def wait_of(call: Call[None]) -> int:
+    """Return how long the caller wants to wait for an upload, in milliseconds."""
+    return min(call.query_int("timeout_ms", DEFAULT_WAIT_MS), MAX_WAIT_MS)
 
 
 async def answer_with_media(call: Call[None]) -> Reply:
@@ -205,15 +211,7 @@ async def answer_with_media(call: Call[None]) -> Reply:
 
 async def answer_with_thumbnail(call: Call[None]) -> Reply:
     """Send a thumbnail of the picture that the path names."""
-    for name in ("width", "height"):
-        if call.query(name) is None:
-            raise MissingParam(f"Missing query parameter '{name}'")
-    variant = choose_variant(
-        call.query_int("width", 0, low=1),
-        call.query_int("height", 0, low=1),
-        cast("Method", call.query_choice("method", ("crop", "scale"), "scale")),
-        animated=call.query_bool("animated"),
-    )
+    variant = chosen_variant(call)
     made = await call.services.thumbnails.get(await find_media(call), variant)
     name = f"thumbnail.{made.path.suffix[1:]}"
     return await answer_with_file(
@@ -226,4 +224,17 @@ async def answer_with_thumbnail(call: Call[None]) -> Reply:
             "Content-Disposition": disposition(made.content_type, name),
         },
         on_disk=call.services.media.on_disk,
+    )
+
+
+def chosen_variant(call: Call[None]) -> Variant:
+    """Return the thumbnail that the query describes, or answer what is wrong with it."""
+    for name in ("width", "height"):
+        if call.query(name) is None:
+            raise MissingParam(f"Missing query parameter '{name}'")
+    return choose_variant(
+        call.query_int("width", 0, low=1),
+        call.query_int("height", 0, low=1),
+        cast("Method", call.query_choice("method", ("crop", "scale"), "scale")),
+        animated=call.query_bool("animated"),
     )

@@ -6,12 +6,13 @@ Spec: client-server API, "OpenID"; server-server API, "OpenID".
 from __future__ import annotations
 
 from yizhan_server.accounts.openid import LIFETIME_S
+from yizhan_server.api.federation import make_routes
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
 from yizhan_server.protocol.errors import Forbidden, MissingToken
 
 routes = Routes()
 # Part of the server-server API, but asked without any server's signature.
-federation_routes = Routes(prefix="/_matrix/federation")
+federation_routes = make_routes()
 
 
 @routes.post("/v3/user/{user_id}/openid/request_token", body=dict, gives_credential=True)

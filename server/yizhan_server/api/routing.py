@@ -9,7 +9,8 @@ by exception; with two hundred routes a dictionary walk over the path segments i
 times cheaper and decodes each segment exactly once, after splitting (an identifier may hold
 an encoded slash).
 
-Spec: client-server API, "Standard error response", "Client Authentication", "Web Browser Clients".
+Spec: client-server API, "Standard error response", "Client Authentication", "Web Browser Clients";
+server-server API, "Request Authentication", "Unsupported endpoints".
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.compression import encoded
 from yizhan_server.api.guests import guest_forbidden, is_open_to_guests
 from yizhan_server.api.limits import RateLimits
+from yizhan_server.api.peer_authentication import PeerAuthentication
 from yizhan_server.api.services import Services
 from yizhan_server.api.suspension import is_open_to_suspended, user_suspended
 from yizhan_server.appservices.identities import AppserviceIdentities
-from yizhan_server.protocol.errors import MatrixError, TooLarge
-from yizhan_server.protocol.identifiers import InvalidIdentifier
+from yizhan_server.protocol.errors import BadJson, MatrixError, TooLarge
+from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName
+from yizhan_server.protocol.request_signing import parse_content
 from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, VisibleEvent
 from yizhan_server.rooms.rendering import Reader
 
@@ -77,6 +80,12 @@ class Auth(Enum):
     """Anybody; an application service is known by its token, and no user is looked at."""
     APPSERVICE = "application service"
     ADMIN = "admin"
+    SERVER = "server"
+    """Another homeserver, which has signed the request and is let in by `federation.allow`."""
+
+
+PEER_LIMIT = "federation"
+"""The rate limit of other servers: by address before a signature is checked, then by name."""
 
 
 @dataclass(slots=True)
@@ -102,6 +111,14 @@ class Call(Generic[Body]):
     _requester: Requester | None
     find_token: Callable[[web.BaseRequest], str | None]
     """Finds the access token where the settings allow it to be."""
+    _origin: ServerName | None = None
+
+    @property
+    def origin(self) -> ServerName:
+        """Which server makes this call. Only on endpoints for servers (`Auth.SERVER`)."""
+        if self._origin is None:
+            raise MatrixError(401, "M_UNAUTHORIZED", "The request is not signed")
+        return self._origin
 
     @property
     def requester(self) -> Requester:
@@ -217,6 +234,7 @@ class Route:
     """Words a failure where the caller is a person's browser and not a client."""
     may_compress: bool = False
     """No answer holds a credential, and nobody but who knows the token can cause one."""
+    body: type | None = None
 
 
 _CREDENTIALS_IN_ANSWERS = (Auth.NONE, Auth.OPTIONAL_APPSERVICE)
@@ -226,12 +244,20 @@ _CREDENTIALS_IN_ANSWERS = (Auth.NONE, Auth.OPTIONAL_APPSERVICE)
 class Routes:
     """Collects the endpoints of one module; paths are given after `prefix`.
 
-    Every `/v3/` path is served under `/r0/` too: clients in use still call it.
+    `auth` is what they demand unless they say otherwise. Every `/v3/` path is served under `/r0/`
+    too: clients in use still call it.
     """
 
-    def __init__(self, prefix: str = "/_matrix/client", on_error: OnError | None = None) -> None:
+    def __init__(
+        self,
+        prefix: str = "/_matrix/client",
+        on_error: OnError | None = None,
+        *,
+        auth: Auth = Auth.USER,
+    ) -> None:
         self._prefix = prefix
         self._on_error = on_error
+        self._auth = auth
         self.routes: list[Route] = []
 
     def _add(
@@ -240,7 +266,7 @@ class Routes:
         path: str,
         *,
         body: type | None = None,
-        auth: Auth = Auth.USER,
+        auth: Auth | None = None,
         limit: str | None = None,
         max_body: int = DEFAULT_MAX_BODY,
         raw_body: bool = False,
@@ -248,6 +274,7 @@ class Routes:
         gives_credential: bool = False,
     ) -> Callable[[HandlerT], HandlerT]:
         parse = None if body is None else _parser(body)
+        demanded = self._auth if auth is None else auth
         paths = [path, *also]
         alternatives = tuple(
             self._prefix + other
@@ -256,11 +283,13 @@ class Routes:
 
         def register(handler: HandlerT) -> HandlerT:
             route = Route(
-                method, self._prefix + path, cast("Handler", handler), auth, limit, parse, max_body,
+                method, self._prefix + path, cast("Handler", handler),
+                demanded, limit, parse, max_body,
                 raw_body, alternatives,
                 is_open_to_suspended(method, [self._prefix + path, *alternatives]),
                 is_open_to_guests(method, [self._prefix + path, *alternatives]),
-                self._on_error, not gives_credential and auth not in _CREDENTIALS_IN_ANSWERS,
+                self._on_error, not gives_credential and demanded not in _CREDENTIALS_IN_ANSWERS,
+                body,
             )  # fmt: skip
             self.routes.append(route)
             return handler
@@ -315,6 +344,15 @@ def _parser(body: type) -> Callable[[bytes], Any]:
         return parsed
 
     return parse_typed
+
+
+def _converted(content: JsonObject, body: type) -> Any:
+    """Return a parsed object as `body`, with the checks that `_parser` makes."""
+    if body is dict:
+        return content
+    if _holds_nul(content):
+        raise BadJson("The body holds a NUL character")
+    return msgspec.convert(content, body)
 
 
 def _holds_nul(value: Any) -> bool:
@@ -412,6 +450,7 @@ class Wrapper:
         authenticate: Callable[[str], Awaitable[Requester]],
         appservices: AppserviceIdentities,
         addresses: ClientAddresses,
+        peers: PeerAuthentication,
         *,
         query_string_tokens: bool,
         compress: bool,
@@ -422,6 +461,7 @@ class Wrapper:
         self._authenticate = authenticate
         self._appservices = appservices
         self._addresses = addresses
+        self._peers = peers
         self._query_string_tokens = query_string_tokens
         self._compress = compress
 
@@ -490,7 +530,23 @@ class Wrapper:
                 raise
             return route, route.on_error(request, error)
 
+    async def _serve_peer(
+        self, request: web.BaseRequest, route: Route, path: dict[str, str]
+    ) -> Answer:
+        """Serve another server. Its body is read before it is known, but parsed only once."""
+        self._limits.check(PEER_LIMIT, self._addresses.of(request))
+        claimed = self._peers.read_claim(request)
+        content = parse_content(await read_body(request, route.max_body))
+        await self._peers.check(request, claimed, content)
+        # Not earlier: in another server's name anybody could use up what it is allowed.
+        self._limits.check(PEER_LIMIT, claimed.origin)
+        body = None if route.body is None else _converted(content or {}, route.body)
+        call = Call(request, self._services, path, body, None, self._find_token, claimed.origin)
+        return await route.handler(call)
+
     async def _serve(self, request: web.BaseRequest, route: Route, path: dict[str, str]) -> Answer:
+        if route.auth is Auth.SERVER:
+            return await self._serve_peer(request, route, path)
         requester = None
         if route.auth is not Auth.NONE:
             requester = await self._requester(request, route.auth)

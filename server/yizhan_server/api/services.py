@@ -36,11 +36,15 @@ if TYPE_CHECKING:
     from yizhan_server.e2ee.key_backup import KeyBackups
     from yizhan_server.e2ee.key_queries import KeyQueries
     from yizhan_server.e2ee.keys import Keys
+    from yizhan_server.e2ee.peer_queries import PeerKeyQueries
     from yizhan_server.e2ee.signature_uploads import SignatureUploads
     from yizhan_server.e2ee.to_device import ToDevice
     from yizhan_server.ephemeral.presence import Presence
     from yizhan_server.ephemeral.receipts import Receipts
     from yizhan_server.ephemeral.typing import Typing
+    from yizhan_server.federation_client.key_ring import KeyRing
+    from yizhan_server.federation_client.notary import Notary
+    from yizhan_server.federation_client.peers import Peers
     from yizhan_server.flows.deactivation import Deactivation
     from yizhan_server.flows.dehydration import Dehydration
     from yizhan_server.flows.device_rename import DeviceRename
@@ -88,6 +92,9 @@ class Services:
 
     db: Database
     server_name: ServerName
+    peers: Peers
+    key_ring: KeyRing
+    notary: Notary
     discovery: Discovery
     turn: Turn
     accounts: Accounts
@@ -151,6 +158,7 @@ class Services:
     device_lists: DeviceLists
     e2ee_keys: Keys
     key_queries: KeyQueries
+    peer_key_queries: PeerKeyQueries
     cross_signing: CrossSigning
     signature_uploads: SignatureUploads
     key_backups: KeyBackups

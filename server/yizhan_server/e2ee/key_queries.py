@@ -38,8 +38,10 @@ class KeyQueries:
         self._db = db
         self._server_name = server_name
 
-    async def query(self, requester: UserID, wanted: JsonObject) -> JsonObject:
+    async def query(self, requester: UserID | None, wanted: JsonObject) -> JsonObject:
         """Return the /keys/query answer for user -> device ids (none: all devices).
+
+        Without a requester it is for another server, which is told no names of devices.
 
         Answers M_BAD_JSON or InvalidIdentifier's M_INVALID_PARAM.
         """
@@ -63,25 +65,31 @@ class KeyQueries:
             "failures": dict.fromkeys(sorted(remote), NOT_FEDERATED),
         }
         for user_ids in _portions(local):
-            await self._add_devices(answer, local, user_ids)
+            await self._add_devices(answer, local, user_ids, with_names=requester is not None)
             await self._add_cross_signing(answer, requester, user_ids)
             await asyncio.sleep(0)
         return answer
 
     async def _add_devices(
-        self, answer: JsonObject, wanted: dict[str, set[str]], user_ids: list[str]
+        self,
+        answer: JsonObject,
+        wanted: dict[str, set[str]],
+        user_ids: list[str],
+        *,
+        with_names: bool,
     ) -> None:
         found = await storage.find_devices_of_users(self._db, user_ids)
         for user_id, device_id, keys, display_name in found:
             if wanted[user_id] and device_id not in wanted[user_id]:
                 continue
-            unsigned = {} if display_name is None else {"device_display_name": display_name}
+            named = with_names and display_name is not None
+            unsigned = {"device_display_name": display_name} if named else {}
             # Stored without `unsigned`, and never empty.
             shown = b'%b,"unsigned":%b}' % (keys[:-1], orjson.dumps(unsigned))
             answer["device_keys"][user_id][device_id] = orjson.Fragment(shown)
 
     async def _add_cross_signing(
-        self, answer: JsonObject, requester: UserID, user_ids: list[str]
+        self, answer: JsonObject, requester: UserID | None, user_ids: list[str]
     ) -> None:
         identities = await storage.find_cross_signing(self._db, user_ids)
         if not identities:
@@ -92,6 +100,8 @@ class KeyQueries:
                 answer["self_signing_keys"][user_id] = orjson.Fragment(identity.self_signing)
             if identity.user_signing is not None and user_id == requester:
                 answer["user_signing_keys"][user_id] = orjson.Fragment(identity.user_signing)
+        if requester is None:
+            return
         signatures = await storage.find_master_signatures(self._db, requester, identities.keys())
         for user_id, signer_key, signed_key, signature in signatures:
             master = load_key(identities[user_id].master)

@@ -4,5 +4,9 @@
 - `peers`       whom this server speaks with at all;
 - `places`      server names taken apart;
 - `well_known`  and `srv`: the two ways in which a name is delegated;
-- `discovery`   from a server name to what is connected to, and whose certificate is asked for.
+- `discovery`   from a server name to what is connected to, and whose certificate is asked for;
+- `own_keys`    the files of this server's keys;
+- `known_keys`  others' keys as far as they are known, and `key_ring`, which fetches what is missing
+                and checks signatures of requests and events (`event_signatures`) with them;
+- `notary`      vouching for others' keys.
 """

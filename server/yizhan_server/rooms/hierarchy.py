@@ -18,8 +18,9 @@ from typing import Any
 import orjson
 
 from yizhan_database import Database
-from yizhan_server.protocol.errors import Forbidden, InvalidParam
-from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.protocol.errors import Forbidden, InvalidParam, NotFound
+from yizhan_server.protocol.identifiers import ServerName, UserID
+from yizhan_server.rooms.peer_access import PeerRoomAccess
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.summaries import RoomSummaries
@@ -29,6 +30,9 @@ from yizhan_server.storage.events import REDACTED, StoredEvent
 
 MAX_WALKED = 5000
 """Rooms visited for one page."""
+
+MAX_CHILDREN = 500
+"""Described to another server, which asks room by room."""
 
 _TOKEN = re.compile(r"([0-9]{1,6})_([0-9]{1,6})_([01])", re.ASCII)
 _ORDER = re.compile(r"[ -~]{1,50}", re.ASCII)
@@ -55,10 +59,13 @@ class _Node:
 class SpaceHierarchy:
     """Walks spaces on behalf of a user."""
 
-    def __init__(self, db: Database, rooms: Rooms, summaries: RoomSummaries) -> None:
+    def __init__(
+        self, db: Database, rooms: Rooms, summaries: RoomSummaries, peer_access: PeerRoomAccess
+    ) -> None:
         self._db = db
         self._rooms = rooms
         self._summaries = summaries
+        self._peer_access = peer_access
 
     async def page(self, user_id: UserID, room_id: str, walk: Walk) -> dict[str, Any]:
         """Return a page of the tree below a space, or answer M_FORBIDDEN."""
@@ -76,6 +83,34 @@ class SpaceHierarchy:
                 rooms.append(await self._entry(node))
             position += 1
         return {"rooms": rooms}
+
+    async def for_server(
+        self, server: ServerName, room_id: str, *, suggested_only: bool
+    ) -> dict[str, Any]:
+        """Return a space and its children, for another server, or answer M_NOT_FOUND.
+
+        Spec: server-server API, "Spaces".
+        """
+        root = await self._rooms.find(room_id)
+        if root is None or not await self._peer_access.may_know_of(root, server):
+            raise NotFound("There is no such room, or it is not for your server")
+        below = await self._children(root, suggested_only=suggested_only)
+        children: list[dict[str, Any]] = []
+        inaccessible: list[str] = []
+        for child_id in [child.state_key or "" for child in below[:MAX_CHILDREN]]:
+            await asyncio.sleep(0)
+            room = await self._rooms.find(child_id)
+            if room is None:
+                continue
+            if await self._peer_access.may_know_of(room, server):
+                children.append(await self._summaries.summarize(room))
+            else:
+                inaccessible.append(child_id)
+        return {
+            "room": await self._entry(_Node(root, below)),
+            "children": children,
+            "inaccessible_children": inaccessible,
+        }
 
     async def _walk(self, user_id: UserID, root: Room, walk: Walk) -> AsyncIterator[_Node]:
         """Yield each room once, before the rooms below it."""

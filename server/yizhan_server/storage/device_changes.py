@@ -64,6 +64,15 @@ def append_new_device(tx: Transaction, user_id: str, device_id: str, pos: Pos) -
     )  # fmt: skip
 
 
+async def last_change(db: Database, user_id: str) -> int:
+    """Return the position of the last change to a user's devices that others see, 0 for none."""
+    row = await db.row(
+        "SELECT pos FROM device_change WHERE user_id = ? AND kind <> ? ORDER BY pos DESC LIMIT 1",
+        user_id, ChangeKind.OWN.value,
+    )  # fmt: skip
+    return 0 if row is None else int(row[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What a window of the stream holds that may concern a viewer's device lists."""

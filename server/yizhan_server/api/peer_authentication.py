@@ -1,0 +1,70 @@
+"""Which server makes a request: the gate of the server-server API.
+
+A request is looked at in an order that lets strangers cause little: first what it claims, without
+any work; then whether that server may speak with us at all; only then is its body read, and its
+key fetched where it is not known. One condition per line.
+
+Spec: server-server API, "Request Authentication".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yizhan_server.protocol.errors import Forbidden, MatrixError
+from yizhan_server.protocol.request_signing import (
+    MalformedAuthorization,
+    RequestSignature,
+    parse_authorization,
+)
+from yizhan_server.protocol.signing import InvalidSignature
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from yizhan_server.federation_client.key_ring import KeyRing
+    from yizhan_server.federation_client.peers import Peers
+    from yizhan_server.protocol.canonical_json import JsonObject
+    from yizhan_server.protocol.identifiers import ServerName
+
+
+class PeerAuthentication:
+    """Tells which server has signed a request."""
+
+    def __init__(self, server_name: ServerName, peers: Peers, keys: KeyRing) -> None:
+        self._server_name = server_name
+        self._peers = peers
+        self._keys = keys
+
+    def read_claim(self, request: web.BaseRequest) -> RequestSignature:
+        """Return what the request says of its origin, not yet proven.
+
+        Answers M_UNAUTHORIZED if it says nothing, and M_FORBIDDEN to a server that is not let in.
+        """
+        header = request.headers.get("Authorization")
+        if header is None:
+            raise _unauthorized("The request is not signed")
+        try:
+            claimed = parse_authorization(header)
+        except MalformedAuthorization as error:
+            raise _unauthorized(f"Malformed Authorization header: {error}") from None
+        if claimed.destination not in (None, self._server_name):
+            raise _unauthorized("The request is meant for another server")
+        if not self._peers.is_allowed(claimed.origin):
+            raise Forbidden("This server does not federate with yours")
+        return claimed
+
+    async def check(
+        self, request: web.BaseRequest, claimed: RequestSignature, content: JsonObject | None
+    ) -> None:
+        """Answer M_UNAUTHORIZED unless the origin has signed this very request."""
+        try:
+            await self._keys.check_request(
+                claimed, method=request.method, uri=request.raw_path, content=content
+            )
+        except InvalidSignature as error:
+            raise _unauthorized(f"Invalid signature: {error}") from None
+
+
+def _unauthorized(message: str) -> MatrixError:
+    return MatrixError(401, "M_UNAUTHORIZED", message)

@@ -1,0 +1,328 @@
+"""The key ring: has the right key of another server at hand, or fetches it, and checks with it.
+
+A key is fetched from the server itself and, where that fails, from the notaries that the
+administrator named. Whoever asks for a key that is already on its way waits for it; a server that
+did not give one is left alone for a while. What a stranger can cause so is bounded: one request
+per server and minute, and so many servers at once.
+
+Spec: server-server API, "Retrieving server keys", "Validating hashes and signatures on received
+events"; room version 5, "Signing key validity period".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from yizhan_server.federation_client.errors import RemoteFailure
+from yizhan_server.federation_client.event_signatures import (
+    Check,
+    check_all,
+    claimed_key_ids,
+    find_signers,
+)
+from yizhan_server.federation_client.known_keys import Keys, KnownKeys, load_answer
+from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.identifiers import ServerName
+from yizhan_server.protocol.request_signing import RequestSignature, check_request_signature
+from yizhan_server.protocol.server_keys import (
+    LONGEST_VALIDITY_MS,
+    InvalidServerKeys,
+    OwnKeys,
+    usable_keys,
+)
+from yizhan_server.protocol.signing import InvalidSignature, VerifyKey, verify_signed_json
+
+if TYPE_CHECKING:
+    from yizhan_config.tasks import Background, Started
+    from yizhan_database import Database
+    from yizhan_server.clock import Clock
+    from yizhan_server.protocol.room_version import RoomVersion
+
+log = logging.getLogger(__name__)
+
+FETCH_SECONDS = 20
+"""For one answer: requests and events wait for it."""
+MAX_FETCHES = 200
+"""Servers asked at the same time."""
+AFTER_ANSWER_MS = 60_000
+FIRST_DELAY_MS = 30_000
+LONGEST_DELAY_MS = 600_000
+MAX_REMEMBERED_ATTEMPTS = 10_000
+THREADS = 2
+CHUNK = 50
+"""Events checked by a thread at a time. A few are checked where they are asked for: the way to a
+thread and back costs as much as two signatures."""
+FEW = 2
+
+
+class KeySource(Protocol):
+    """Asks other servers for keys; both methods raise RemoteFailure."""
+
+    async def server_keys(self, server: ServerName) -> JsonObject:
+        """Return what the server publishes at `/_matrix/key/v2/server`."""
+        ...
+
+    async def notary_keys(
+        self, notary: ServerName, wanted: Mapping[ServerName, Mapping[str, int]]
+    ) -> Sequence[JsonObject]:
+        """Return the `server_keys` of a notary; `wanted` are times by server and key ID."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A use for keys of a server: at least one of `key_ids`, valid at some time if one is given."""
+
+    key_ids: frozenset[str]
+    valid_at_ms: int | None
+    for_request: bool = False
+
+    def pick(self, keys: Keys) -> dict[str, VerifyKey]:
+        """Return those keys that serve it."""
+        if not self.for_request or self.valid_at_ms is None:
+            return usable_keys(keys, self.key_ids, self.valid_at_ms)
+        return {
+            key_id: keys[key_id].key
+            for key_id in self.key_ids
+            if key_id in keys and keys[key_id].signs_requests_at(self.valid_at_ms)
+        }
+
+
+class KeyRing:
+    """The keys of all servers, this one included."""
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        background: Background,
+        source: KeySource,
+        own: OwnKeys,
+        notaries: Sequence[ServerName] = (),
+    ) -> None:
+        self._clock = clock
+        self._background = background
+        self._source = source
+        self._own = own
+        self._notaries = tuple(notary for notary in notaries if notary != own.server_name)
+        self._known = KnownKeys(db)
+        self._fetches: dict[ServerName, Started] = {}
+        self._attempts = Attempts()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="signatures")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # region checking
+
+    async def keys_for_event(
+        self, server: ServerName, key_ids: Collection[str], at_ms: int, version: RoomVersion
+    ) -> Mapping[str, VerifyKey]:
+        """Return those of `key_ids` with which `server` may have signed an event of that time.
+
+        The time only counts in room versions that enforce it. Fetches if none is known.
+        """
+        want = Want(frozenset(key_ids), at_ms if version.enforces_key_validity else None)
+        return want.pick(await self._keys_of(server, [want]))
+
+    async def check_events(
+        self, events: Sequence[JsonObject], version: RoomVersion
+    ) -> list[InvalidSignature | None]:
+        """Return what is wrong with each event's signatures, None where nothing is.
+
+        Asked for are the signatures that an event has to carry. The missing keys of all servers
+        are fetched at the same time, and the events checked in threads, in portions. An event may
+        be malformed; then that is what is wrong with it.
+        """
+        signers = [find_signers(event, version) for event in events]
+        wants: dict[ServerName, set[Want]] = defaultdict(set)
+        for event, servers in zip(events, signers, strict=True):
+            for server in servers or ():
+                wants[server].add(_want_of(event, server, version))
+        keys = dict(
+            zip(
+                wants,
+                await asyncio.gather(
+                    *(self._keys_of(server, uses) for server, uses in wants.items())
+                ),
+                strict=True,
+            )
+        )
+        checks = [
+            None
+            if servers is None
+            else Check(
+                event,
+                version,
+                {server: _want_of(event, server, version).pick(keys[server]) for server in servers},
+            )
+            for event, servers in zip(events, signers, strict=True)
+        ]
+        return await self._check(checks)
+
+    async def check_json(
+        self, obj: JsonObject, server: ServerName, valid_at_ms: int | None = None
+    ) -> None:
+        """Raise InvalidSignature unless `server` signed `obj` with a key valid at that time."""
+        want = Want(frozenset(claimed_key_ids(obj, server)), valid_at_ms)
+        verify_signed_json(obj, server, want.pick(await self._keys_of(server, [want])))
+
+    async def check_request(
+        self, claimed: RequestSignature, *, method: str, uri: str, content: JsonObject | None
+    ) -> None:
+        """Raise InvalidSignature unless the origin has signed this request to this server."""
+        want = Want(frozenset([claimed.key_id]), self._clock.now_ms(), for_request=True)
+        keys = want.pick(await self._keys_of(claimed.origin, [want]))
+        check_request_signature(
+            claimed,
+            method=method,
+            uri=uri,
+            destination=self._own.server_name,
+            content=content,
+            keys=keys,
+        )
+
+    async def _check(self, checks: Sequence[Check | None]) -> list[InvalidSignature | None]:
+        if len(checks) <= FEW:
+            return check_all(checks)
+        loop = asyncio.get_running_loop()
+        portions = await asyncio.gather(
+            *(
+                loop.run_in_executor(self._threads, check_all, checks[start : start + CHUNK])
+                for start in range(0, len(checks), CHUNK)
+            )
+        )
+        return [result for portion in portions for result in portion]
+
+    # endregion
+    # region fetching
+
+    async def find_published(
+        self, server: ServerName, minimum_valid_until_ms: int
+    ) -> JsonObject | None:
+        """Return what `server` last published, asked anew when half of its time is over.
+
+        Also when it is not valid until `minimum_valid_until_ms`. None if it could never be asked.
+        """
+        now_ms = self._clock.now_ms()
+        if server == self._own.server_name:
+            return self._own.publish(now_ms)
+        stored = await self._known.find_answer(server)
+        if stored is None or (
+            stored.valid_until_ms < minimum_valid_until_ms
+            or 2 * now_ms > stored.fetched_ms + stored.valid_until_ms
+        ):
+            await self._fetch_once(server, [])
+            stored = await self._known.find_answer(server)
+        return None if stored is None else load_answer(stored)
+
+    async def _keys_of(self, server: ServerName, wants: Collection[Want]) -> Keys:
+        """Return the keys of `server`, fetched if any of `wants` is not met by what is known."""
+        if server == self._own.server_name:
+            return self._own.as_known(self._clock.now_ms())
+        keys = await self._known.of(server)
+        if all(want.pick(keys) for want in wants):
+            return keys
+        keys = await self._known.read(server)
+        unmet = [want for want in wants if want.key_ids and not want.pick(keys)]
+        if not unmet:
+            return keys
+        await self._fetch_once(server, unmet)
+        return await self._known.of(server)
+
+    async def _fetch_once(self, server: ServerName, unmet: Collection[Want]) -> None:
+        """Ask for the keys of a server, or wait for the answer that is on its way."""
+        fetch = self._fetches.get(server)
+        if fetch is None:
+            if len(self._fetches) >= MAX_FETCHES:
+                return
+            if not self._attempts.may_ask(server, self._clock.now_ms()):
+                return
+            fetch = self._background.spawn("server keys", self._fetch(server, unmet))
+            self._fetches[server] = fetch
+        await fetch.wait()
+
+    async def _fetch(self, server: ServerName, unmet: Collection[Want]) -> None:
+        try:
+            answered = await self._ask_itself(server)
+            # A notary's own keys come from itself only: two that vouched for each other would
+            # wait for each other.
+            for notary in () if server in self._notaries else self._notaries:
+                keys = await self._known.of(server)
+                if all(want.pick(keys) for want in unmet):
+                    break
+                answered = await self._ask_notary(notary, server, unmet) or answered
+            self._attempts.note(server, self._clock.now_ms(), answered=answered)
+        finally:
+            del self._fetches[server]
+
+    async def _ask_itself(self, server: ServerName) -> bool:
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                answer = await self._source.server_keys(server)
+            await self._known.learn(server, answer, self._clock.now_ms(), from_itself=True)
+        except (RemoteFailure, InvalidServerKeys, TimeoutError) as error:
+            log.info("no keys from server", extra={"server": server, "reason": str(error)})
+            return False
+        return True
+
+    async def _ask_notary(
+        self, notary: ServerName, server: ServerName, unmet: Collection[Want]
+    ) -> bool:
+        """Ask a notary for the keys of a server; whether it had any."""
+        now_ms = self._clock.now_ms()
+        wanted: dict[str, int] = {}
+        for want in unmet:
+            # An event may claim any time; no key is valid for longer than a week.
+            at_ms = now_ms if want.valid_at_ms is None else want.valid_at_ms
+            for key_id in want.key_ids:
+                at_ms = max(wanted.get(key_id, 0), at_ms)
+                wanted[key_id] = min(at_ms, now_ms + LONGEST_VALIDITY_MS)
+        found = False
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                answers = await self._source.notary_keys(notary, {server: wanted})
+            for answer in answers:
+                if answer.get("server_name") == server:
+                    # Both have signed it: the notary, and the server itself by the keys therein.
+                    await self.check_json(answer, notary, now_ms)
+                    await self._known.learn(server, answer, now_ms, from_itself=False)
+                    found = True
+        except (RemoteFailure, InvalidServerKeys, InvalidSignature, TimeoutError) as error:
+            log.info("no keys from notary", extra={"server": notary, "reason": str(error)})
+        return found
+
+    # endregion
+
+
+class Attempts:
+    """When each server may be asked again; of the last so many servers that were."""
+
+    def __init__(self) -> None:
+        self._servers: OrderedDict[ServerName, tuple[int, int]] = OrderedDict()
+
+    def may_ask(self, server: ServerName, now_ms: int) -> bool:
+        """Tell whether enough time has passed since the server was last asked."""
+        not_before_ms, _ = self._servers.get(server, (0, 0))
+        return now_ms >= not_before_ms
+
+    def note(self, server: ServerName, now_ms: int, *, answered: bool) -> None:
+        """Remember that the server was asked: a minute's pause, or a growing one after failures."""
+        _, delay_ms = self._servers.get(server, (0, 0))
+        delay_ms = 0 if answered else min(max(FIRST_DELAY_MS, 2 * delay_ms), LONGEST_DELAY_MS)
+        self._servers[server] = (now_ms + (delay_ms or AFTER_ANSWER_MS), delay_ms)
+        self._servers.move_to_end(server)
+        if len(self._servers) > MAX_REMEMBERED_ATTEMPTS:
+            self._servers.popitem(last=False)
+
+
+def _want_of(event: JsonObject, server: ServerName, version: RoomVersion) -> Want:
+    at_ms = event["origin_server_ts"] if version.enforces_key_validity else None
+    return Want(frozenset(claimed_key_ids(event, server)), at_ms)

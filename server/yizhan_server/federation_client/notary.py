@@ -1,0 +1,57 @@
+"""Vouching for other servers' keys: what they published last, with this server's signature added.
+
+Anybody may ask, as servers have to that are not yet known; so only the keys of servers are told
+that this one may speak with, and asking is bounded as for any other use of the key ring.
+
+Spec: server-server API, "Querying Keys Through Another Server".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from yizhan_server.protocol.errors import InvalidParam
+
+if TYPE_CHECKING:
+    from yizhan_server.clock import Clock
+    from yizhan_server.federation_client.key_ring import KeyRing
+    from yizhan_server.federation_client.peers import Peers
+    from yizhan_server.protocol.canonical_json import JsonObject
+    from yizhan_server.protocol.identifiers import ServerName
+    from yizhan_server.protocol.server_keys import OwnKeys
+
+MAX_SERVERS = 100
+"""In one question."""
+
+
+class Notary:
+    """Hands on the keys of servers."""
+
+    def __init__(self, own: OwnKeys, peers: Peers, keys: KeyRing, clock: Clock) -> None:
+        self._own = own
+        self._peers = peers
+        self._keys = keys
+        self._clock = clock
+
+    def publish(self) -> JsonObject:
+        """Return this server's own keys."""
+        return self._own.publish(self._clock.now_ms())
+
+    async def find(self, wanted: Mapping[ServerName, int | None]) -> list[JsonObject]:
+        """Return what each of these servers last published, those left out that never did.
+
+        `wanted` says until when the keys should be valid (milliseconds; None: now).
+        """
+        if len(wanted) > MAX_SERVERS:
+            raise InvalidParam(f"At most {MAX_SERVERS} servers are asked for at once")
+        now_ms = self._clock.now_ms()
+        found = await asyncio.gather(
+            *(
+                self._keys.find_published(server, now_ms if until_ms is None else until_ms)
+                for server, until_ms in wanted.items()
+                if server == self._own.server_name or self._peers.is_allowed(server)
+            )
+        )
+        return [self._own.sign(answer) for answer in found if answer is not None]

@@ -1,0 +1,57 @@
+"""Which rooms another server may know of.
+
+Spec: server-server API, "Spaces".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yizhan_server.protocol.identifiers import server_name_of
+from yizhan_server.rooms.join_rules import allowed_rooms, is_knockable, join_rule_of
+from yizhan_server.rooms.summaries import is_world_readable
+from yizhan_server.storage import rooms as stored_rooms
+
+if TYPE_CHECKING:
+    from yizhan_database import Database
+    from yizhan_server.protocol.identifiers import ServerName
+    from yizhan_server.rooms.registry import Rooms
+    from yizhan_server.rooms.room import Room
+
+
+class PeerRoomAccess:
+    """Answers for servers what `RoomAccess` answers for users. One condition per line."""
+
+    def __init__(self, db: Database, rooms: Rooms) -> None:
+        self._db = db
+        self._rooms = rooms
+
+    async def may_know_of(self, room: Room, server: ServerName) -> bool:
+        """Tell whether a server may be shown what the room is: its users could enter or read it."""
+        if not await is_federated(room):
+            return False
+        if await is_world_readable(room):
+            return True
+        if await join_rule_of(room) == "public":
+            return True
+        if await is_knockable(room):
+            return True
+        if await self._has_anybody(room, server, "join"):
+            return True
+        if await self._has_anybody(room, server, "invite"):
+            return True
+        for room_id in await allowed_rooms(room) or ():
+            admitting = await self._rooms.find(room_id)
+            if admitting is not None and await self._has_anybody(admitting, server, "join"):
+                return True
+        return False
+
+    async def _has_anybody(self, room: Room, server: ServerName, membership: str) -> bool:
+        users = await stored_rooms.members(self._db, room.nid, membership)
+        return any(server_name_of(user_id) == server for user_id in users)
+
+
+async def is_federated(room: Room) -> bool:
+    """Tell whether users of other servers can ever be in the room."""
+    create = await room.state_event("m.room.create")
+    return create is None or create.pdu.content.get("m.federate") is not False

@@ -1,0 +1,278 @@
+"""Keys between servers: published, kept, fetched when needed, vouched for, and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from aiohttp import web
+
+from yizhan_server.app import MIGRATIONS
+from yizhan_server.clock import SystemClock
+from yizhan_server.federation_client.own_keys import rotate
+from yizhan_server.protocol.identifiers import ServerName
+from yizhan_server.protocol.server_keys import check_server_keys
+from yizhan_server.protocol.signing import VerifyKey, verify_signed_json
+from yizhan_testing.certificates import CertificateAuthority
+from yizhan_testing.databases import Dialect, opened_fresh
+from yizhan_testing.homeserver import (
+    HomeserverInProcess,
+    homeserver_in_process,
+    served,
+    settings_for,
+)
+from yizhan_testing.peer import Peer, federating, open_peer
+
+KEYS = "/_matrix/key/v2/server"
+QUERY = "/_matrix/key/v2/query"
+ASKED = "/_matrix/federation/v1/publicRooms"
+
+JsonObject = dict[str, Any]
+
+
+async def get(homeserver: HomeserverInProcess, path: str) -> JsonObject:
+    async with homeserver.http.get(homeserver.base_url + path) as response:
+        assert response.status == 200
+        answer: JsonObject = await response.json()
+        return answer
+
+
+async def query(homeserver: HomeserverInProcess, wanted: JsonObject) -> list[JsonObject]:
+    url = homeserver.base_url + QUERY
+    async with homeserver.http.post(url, json={"server_keys": wanted}) as response:
+        assert response.status == 200, await response.text()
+        found: list[JsonObject] = (await response.json())["server_keys"]
+        return found
+
+
+def own_keys(published: JsonObject) -> dict[str, VerifyKey]:
+    return {
+        key_id: VerifyKey.from_base64(key_id, fields["key"])
+        for key_id, fields in published["verify_keys"].items()
+    }
+
+
+# region this server's own
+
+
+async def test_the_server_publishes_its_key_signed_and_for_a_day(
+    homeserver: HomeserverInProcess,
+) -> None:
+    published = await get(homeserver, KEYS)
+    now_ms = homeserver.parts.services.notary.publish()["valid_until_ts"] - 24 * 3600 * 1000
+    check_server_keys(published, ServerName(homeserver.server_name), now_ms)
+    assert now_ms + 3_600_000 < published["valid_until_ts"] <= now_ms + 24 * 3_600_000
+    assert published["old_verify_keys"] == {}
+    of_one = await get(homeserver, f"{KEYS}/ed25519:test")
+    assert of_one["verify_keys"] == published["verify_keys"]
+
+
+async def test_after_a_rotation_the_new_key_signs_and_the_old_one_stays_published(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    settings = settings_for(tmp_path, **federating(authority, peer))
+    async with opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db:
+        async with served(settings, db) as homeserver:
+            before = await get(homeserver, KEYS)
+        new, old = rotate(settings, 1_800_000_000_000)
+        again, second = rotate(settings, 1_800_000_000_001)
+        async with served(settings, db) as homeserver:
+            after = await get(homeserver, KEYS)
+            # It still answers those who ask, with the new key.
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+    (before_id,) = before["verify_keys"]
+    assert (old.key.key_id, second.key.key_id) == (before_id, new.key_id)
+    assert list(after["verify_keys"]) == [again.key_id]
+    assert after["old_verify_keys"] == {
+        before_id: before["verify_keys"][before_id] | {"expired_ts": 1_800_000_000_000},
+        new.key_id: {"key": new.verify_key.to_base64(), "expired_ts": 1_800_000_000_001},
+    }
+    assert settings.signing_key_file.stat().st_mode & 0o777 == 0o600
+
+
+# endregion
+# region others' keys
+
+
+async def test_a_key_is_remembered_over_a_restart_and_while_its_server_is_away(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    settings = settings_for(tmp_path, **federating(authority, peer))
+    async with opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db:
+        async with served(settings, db) as homeserver:
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+        peer.is_down = True
+        async with served(settings, db) as homeserver:
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+    assert peer.count(KEYS) == 1
+
+
+async def test_many_requests_at_once_fetch_the_key_once(
+    homeserver: HomeserverInProcess, peer: Peer
+) -> None:
+    answers = await asyncio.gather(*(peer.asks(homeserver, "GET", ASKED) for _ in range(20)))
+    assert {answer.status for answer in answers} == {200}
+    assert peer.count(KEYS) == 1
+
+
+async def test_a_server_that_gives_no_key_is_not_asked_for_each_request(
+    homeserver: HomeserverInProcess, peer: Peer
+) -> None:
+    peer.is_down = True
+    for _ in range(3):
+        assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+    assert peer.count(KEYS) == 1
+
+
+@pytest.mark.parametrize("fault", ["name", "signature", "expired", "huge", "empty", "text"])
+async def test_keys_that_are_not_what_they_should_be_prove_nothing(
+    homeserver: HomeserverInProcess, peer: Peer, fault: str
+) -> None:
+    answer = peer.published()
+    if fault == "name":
+        answer["server_name"] = "other.test"
+    elif fault == "signature":
+        answer["valid_until_ts"] += 1
+    elif fault == "expired":
+        answer = peer.published(now_ms=1_700_000_000_000)
+    elif fault == "huge":
+        answer["more"] = "x" * 20_000
+    elif fault == "empty":
+        answer = {}
+
+    async def text(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="nothing")
+
+    peer.answers["GET", KEYS] = text if fault == "text" else answer
+    assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+
+
+async def test_a_peer_that_changed_its_key_is_believed_with_the_new_one_only(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    clock = SteppingClock()
+    settings = settings_for(tmp_path, **federating(authority, peer))
+    async with (
+        opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
+        served(settings, db, clock) as homeserver,
+    ):
+        assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+        before = peer.key
+        peer.rotates(clock.now_ms())
+        # Within the minute after an answer nothing is asked again.
+        assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+        clock.ahead_ms += 61_000
+        assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+        peer.key, after = before, peer.key
+        assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+        peer.key = after
+        # After a day they are asked for again.
+        count = peer.count(KEYS)
+        clock.ahead_ms += 25 * 3600 * 1000
+        peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
+        assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+        assert peer.count(KEYS) == count + 1
+
+
+# endregion
+# region notaries
+
+
+async def test_a_notary_helps_where_a_server_cannot_be_reached(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    async with open_peer(authority) as notary:
+        settings = federating(
+            authority, peer, notary, **{"federation.trusted_key_servers": [notary.name]}
+        )
+        async with homeserver_in_process(tmp_path, dialect, **settings) as homeserver:
+            peer.is_down = True
+            notary.answers["POST", QUERY] = {"server_keys": [notary.vouches(peer.published())]}
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+    assert (peer.count(KEYS), notary.count(QUERY), notary.count(KEYS)) == (1, 1, 1)
+
+
+async def test_a_notary_is_believed_only_with_both_signatures(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    async with open_peer(authority) as notary, open_peer(authority) as liar:
+        settings = federating(authority, peer, **{"federation.trusted_key_servers": [notary.name]})
+        settings["federation.allow"] = [peer.name, notary.name]
+        async with homeserver_in_process(tmp_path, dialect, **settings) as homeserver:
+            peer.is_down = True
+            forged = liar.published() | {"server_name": peer.name}
+            honest = peer.published()
+            notary.answers["POST", QUERY] = {
+                "server_keys": [honest, liar.vouches(honest), notary.vouches(forged)]
+            }
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+    assert notary.count(QUERY) == 1
+
+
+async def test_the_server_vouches_for_keys_of_servers_it_speaks_with(
+    homeserver: HomeserverInProcess, peer: Peer, stranger: Peer
+) -> None:
+    own = own_keys(await get(homeserver, KEYS))
+    wanted: JsonObject = {
+        peer.name: {"ed25519:p1": {"minimum_valid_until_ts": 0}},
+        stranger.name: {},
+        homeserver.server_name: {},
+    }
+    found = {answer["server_name"]: answer for answer in await query(homeserver, wanted)}
+    assert set(found) == {peer.name, homeserver.server_name}
+    vouched = found[peer.name]
+    verify_signed_json(vouched, homeserver.server_name, own)
+    verify_signed_json(vouched, peer.name, {peer.key.key_id: peer.key.verify_key})
+    assert vouched["verify_keys"] == peer.published()["verify_keys"]
+    assert stranger.asked == []
+
+    (of_one,) = (await get(homeserver, f"{QUERY}/{quote(peer.name)}"))["server_keys"]
+    assert of_one == vouched
+    assert await get(homeserver, f"{QUERY}/{quote(stranger.name)}") == {"server_keys": []}
+    assert peer.count(KEYS) == 1
+
+
+async def test_a_notary_tells_what_it_has_of_a_server_that_is_gone(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    clock = SteppingClock()
+    settings = settings_for(tmp_path, **federating(authority, peer))
+    async with (
+        opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
+        served(settings, db, clock) as homeserver,
+    ):
+        (before,) = await query(homeserver, {peer.name: {}})
+        clock.ahead_ms += 100 * 24 * 3600 * 1000
+        peer.is_down = True
+        (after,) = await query(homeserver, {peer.name: {}})
+        assert after["valid_until_ts"] == before["valid_until_ts"]
+        assert peer.count(KEYS) == 2
+
+
+async def test_a_notary_is_not_asked_for_everything_at_once(
+    homeserver: HomeserverInProcess,
+) -> None:
+    too_many: JsonObject = {f"s{n}.test": {} for n in range(101)}
+    wrong: list[Any] = [too_many, {"not a name": {}}, {"a.test": 1}, 7]
+    for wanted in wrong:
+        async with homeserver.http.post(
+            homeserver.base_url + QUERY, json={"server_keys": wanted}
+        ) as response:
+            assert response.status == 400, wanted
+
+
+# endregion
+
+
+class SteppingClock:
+    """The machine's time, and how far a test is ahead of it."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return SystemClock().now_ms() + self.ahead_ms
