@@ -291,6 +291,12 @@ class Federation(Section, frozen=True, kw_only=True):
     join_timeout_seconds: Positive = 600
 
 
+class Identity(Section, frozen=True, kw_only=True):
+    """Which identity servers people may use through this server."""
+
+    allow: tuple[ServerPattern, ...] = ()
+
+
 class Turn(Section, frozen=True, kw_only=True):
     """The TURN server that clients are told for one-to-one calls."""
 
@@ -309,6 +315,7 @@ class Outbound(Section, frozen=True, kw_only=True):
     """Whom the homeserver may call although the address is private; see `outbound.AllowList`."""
 
     allow: tuple[OutboundTarget, ...] = ()
+    trusted_ca_files: tuple[Path, ...] = ()
 
 
 PushDetail = Literal["ids", "names", "content"]
@@ -392,6 +399,7 @@ class Settings(Section, frozen=True, kw_only=True):
     delayed_events: DelayedEvents = DelayedEvents()
     presence: Presence = Presence()
     federation: Federation = Federation()
+    identity: Identity = Identity()
     turn: Turn = Turn()
     appservices: Appservices = Appservices()
     outbound: Outbound = Outbound()

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 from pathlib import Path
 
+from yizhan_config.authorities import trusting_context
 from yizhan_config.outbound import OutboundSession, outbound_session
 from yizhan_config.secret_files import read_secret
 from yizhan_config.settings import RateLimits as RateLimitSettings
@@ -67,6 +68,9 @@ from yizhan_server.flows.dehydration import Dehydration
 from yizhan_server.flows.device_rename import DeviceRename
 from yizhan_server.flows.reporting import Reporting
 from yizhan_server.flows.server_notices import ServerNotices
+from yizhan_server.flows.third_party_invites import ThirdPartyInvites
+from yizhan_server.identity.bindings import IdentityBindings
+from yizhan_server.identity.servers import IdentityServers
 from yizhan_server.media.files import FileStore
 from yizhan_server.media.previews import UrlPreviews
 from yizhan_server.media.repository import ContentRepository
@@ -179,13 +183,20 @@ def federation_client_of(
     return open_federation_client(settings.federation, name, key, db, clock, background)
 
 
+def _outbound_session_of(settings: Settings) -> OutboundSession:
+    """Return what calls addresses that people name. Raises ConfigurationError."""
+    files = settings.outbound.trusted_ca_files
+    context = trusting_context(files, "outbound.trusted_ca_files") if files else None
+    return outbound_session(settings.outbound.allow, ssl_context=context)
+
+
 @asynccontextmanager
 async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIterator[Homeserver]:
     """Run the homeserver over an open database; what works in the background ends with it."""
     await check_server_name(db, settings.server_name)
     appservices = make_appservices(settings)
     async with (
-        outbound_session(settings.outbound.allow) as outbound,
+        _outbound_session_of(settings) as outbound,
         # Of its own: strangers, whose addresses the other one meets, are not to reach bridges.
         outbound_session(appservices.hosts()) as to_appservices,
         Background() as background,
@@ -266,6 +277,7 @@ def build(
         db, personal, flows, members, forgetter.forget_user
     )
     key_queries = KeyQueries(db, server_name=server_name)
+    identity_servers = IdentityServers(outbound, settings.identity.allow, server_name, signing_key)
     access = RoomAccess(db, rooms, keys)
     aliases = Aliases(db, rooms, appservice_queries, server_name)
     relations = Relations(db, access)
@@ -357,6 +369,9 @@ def build(
         appservice_queries=appservice_queries,
         network_directories=NetworkDirectories(db),
         third_party=ThirdParty(appservices, appservice_calls),
+        identity_servers=identity_servers,
+        identity_bindings=IdentityBindings(db, identity_servers),
+        third_party_invites=ThirdPartyInvites(identity_servers, rooms, members, writer, profiles),
         logout=flows.logout,
         dehydration=Dehydration(db, stream, clock, e2ee_keys, to_device, flows.logout),
         device_rename=device_rename,

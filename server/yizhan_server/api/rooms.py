@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from yizhan_server.api.contact_addresses import identity_server_not_trusted
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
-from yizhan_server.protocol.errors import InvalidParam
+from yizhan_server.protocol.errors import InvalidParam, MissingParam
 from yizhan_server.protocol.identifiers import UserID, parse_user_id
 from yizhan_server.rooms.canonical_alias import forget_alias
 from yizhan_server.rooms.creation import NewRoom
+from yizhan_server.rooms.room import Room
 
 routes = Routes()
 
@@ -27,6 +27,15 @@ class StateEventBody(msgspec.Struct):
     state_key: str = ""
 
 
+class AddressInvite(msgspec.Struct):
+    """One of `invite_3pid`."""
+
+    id_server: str
+    id_access_token: str
+    medium: str
+    address: str
+
+
 class CreateRoomBody(msgspec.Struct):
     """POST /createRoom."""
 
@@ -35,7 +44,7 @@ class CreateRoomBody(msgspec.Struct):
     name: str | None = None
     topic: str | None = None
     invite: list[str] = []
-    invite_3pid: list[dict[str, Any]] = []
+    invite_3pid: list[AddressInvite] = []
     room_version: str | None = None
     creation_content: dict[str, Any] = {}
     initial_state: list[StateEventBody] = []
@@ -61,6 +70,8 @@ class MemberBody(msgspec.Struct):
 class InviteBody(MemberBody):
     """POST /invite: a user, or somebody of whom only an address is known."""
 
+    id_server: str | None = None
+    id_access_token: str | None = None
     medium: str | None = None
     address: str | None = None
 
@@ -96,8 +107,8 @@ async def create_room(call: Call[CreateRoomBody]) -> JsonObject:
     body = call.body
     if body.visibility not in ("public", "private"):
         raise InvalidParam("'visibility' must be public or private")
-    if body.invite_3pid:
-        raise InvalidParam("Inviting by e-mail address or telephone number is not possible here")
+    for wanted in body.invite_3pid:
+        call.services.identity_servers.access(wanted.id_server)
     public = body.visibility == "public"
     room = await call.services.creation.create(
         call.requester.user_id,
@@ -116,7 +127,20 @@ async def create_room(call: Call[CreateRoomBody]) -> JsonObject:
             appservice=call.requester.appservice,
         ),
     )
+    for wanted in body.invite_3pid:
+        await _invite_address(call, room, wanted)
     return {"room_id": room.room_id}
+
+
+async def _invite_address(call: Call[Any], room: Room, wanted: AddressInvite) -> None:
+    await call.services.third_party_invites.invite(
+        room,
+        call.requester.user_id,
+        id_server=call.services.identity_servers.access(wanted.id_server),
+        token=wanted.id_access_token,
+        medium=wanted.medium,
+        address=wanted.address,
+    )
 
 
 @routes.post("/v3/rooms/{room_id}/upgrade", body=UpgradeBody, limit="joins")
@@ -164,11 +188,17 @@ async def knock(call: Call[JoinBody]) -> JsonObject:
 
 @routes.post("/v3/rooms/{room_id}/invite", body=InviteBody, limit="invites")
 async def invite(call: Call[InviteBody]) -> JsonObject:
-    """Invite a user."""
-    if call.body.user_id is None and call.body.medium is not None:
-        await call.joined_room()
-        raise identity_server_not_trusted()
-    target = _target(call.body)
+    """Invite a user, or whoever has an address."""
+    body = call.body
+    if body.user_id is None and body.medium is not None:
+        joined = await call.joined_room()
+        id_server = call.services.identity_servers.access(body.id_server)
+        if body.address is None or body.id_access_token is None:
+            raise MissingParam("'address' and 'id_access_token' are needed")
+        wanted = AddressInvite(id_server, body.id_access_token, body.medium, body.address)
+        await _invite_address(call, joined.room, wanted)
+        return {}
+    target = _target(body)
     joined = await call.joined_room()
     await call.services.members.invite(joined.room, joined.user_id, target, reason=call.body.reason)
     return {}

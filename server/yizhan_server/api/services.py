@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from yizhan_server.flows.profile_change import ProfileChange
     from yizhan_server.flows.reporting import Reporting
     from yizhan_server.flows.server_notices import ServerNotices
+    from yizhan_server.flows.third_party_invites import ThirdPartyInvites
+    from yizhan_server.identity.bindings import IdentityBindings
+    from yizhan_server.identity.servers import IdentityServers
     from yizhan_server.media.previews import UrlPreviews
     from yizhan_server.media.repository import ContentRepository
     from yizhan_server.media.thumbnails import Thumbnails
@@ -129,6 +132,9 @@ class Services:
     appservice_queries: AppserviceQueries
     network_directories: NetworkDirectories
     third_party: ThirdParty
+    identity_servers: IdentityServers
+    identity_bindings: IdentityBindings
+    third_party_invites: ThirdPartyInvites
     logout: Logout
     device_rename: DeviceRename
     dehydration: Dehydration

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from aiohttp.abc import AbstractResolver
 
-from yizhan_config.errors import ConfigurationError
+from yizhan_config.authorities import trusting_context
 from yizhan_config.outbound import OutboundSession, outbound_session
 from yizhan_config.settings import Federation
 
@@ -66,18 +66,7 @@ def make_tls_context(settings: Federation) -> ssl.SSLContext:
     """Return what other servers' certificates are checked with. Raises ConfigurationError."""
     if not settings.allow:
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody is asked, so nobody is trusted
-    context = ssl.create_default_context()
-    for file in settings.trusted_ca_files:
-        try:
-            context.load_verify_locations(file)
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigurationError(
-                f"federation.trusted_ca_files 中的 {file} 不是可用的 PEM 证书文件（{error}）；"
-                "请检查路径和内容。",
-                f"{file} in federation.trusted_ca_files is no usable PEM file of certificates "
-                f"({error}); check its path and content.",
-                key="federation.trusted_ca_files",
-            ) from error
+    context = trusting_context(settings.trusted_ca_files, "federation.trusted_ca_files")
     if not settings.verify_tls:
         log.warning("other servers' certificates are not checked: federation.verify_tls is false")
         context.check_hostname = False
