@@ -28,7 +28,7 @@ from yizhan_server.accounts.member_profiles import MemberProfiles
 from yizhan_server.accounts.openid import OpenidTokens
 from yizhan_server.accounts.registration_sessions import RegistrationSessions
 from yizhan_server.accounts.room_settings import RoomSettings
-from yizhan_server.admin.people import PeopleAdministration
+from yizhan_server.administration_services import assemble_administration
 from yizhan_server.api.all_routes import ROUTES
 from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.discovery import Turn, make_discovery
@@ -67,6 +67,7 @@ from yizhan_server.federation_services import assemble_federation
 from yizhan_server.flows.dehydration import Dehydration
 from yizhan_server.flows.device_rename import DeviceRename
 from yizhan_server.flows.reporting import Reporting
+from yizhan_server.flows.room_removal import RoomRemoval
 from yizhan_server.flows.server_notices import ServerNotices
 from yizhan_server.flows.third_party_invites import ThirdPartyInvites
 from yizhan_server.identity.bindings import IdentityBindings
@@ -84,6 +85,7 @@ from yizhan_server.rooms.access import RoomAccess
 from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.creation import RoomCreation
 from yizhan_server.rooms.delayed import DelayedEvents
+from yizhan_server.rooms.departures import Departures
 from yizhan_server.rooms.guest_access import GuestAccess
 from yizhan_server.rooms.hierarchy import SpaceHierarchy
 from yizhan_server.rooms.housekeeping import Housekeeping
@@ -139,6 +141,8 @@ class Homeserver:
     appservice_delivery: AppserviceDelivery
     connections: Connections
     federation_client: FederationClient
+    removal: RoomRemoval
+    departures: Departures
 
 
 async def check_server_name(db: Database, server_name: str) -> None:
@@ -208,10 +212,12 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         )
         await homeserver.services.appservice_accounts.prepare()
         homeserver.services.media.prepare()
+        await homeserver.departures.load()
         homeserver.push.start()
         homeserver.appservice_delivery.start()
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
+        background.keep("room removals", homeserver.removal.resume)
         background.keep("oauth", homeserver.services.oauth_grants.run)
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
         background.keep("housekeeping", housekeeping.run)
@@ -279,6 +285,7 @@ def build(
     key_queries = KeyQueries(db, server_name=server_name)
     identity_servers = IdentityServers(outbound, settings.identity.allow, server_name, signing_key)
     access = RoomAccess(db, rooms, keys)
+    departures = Departures(db, stream, clock)
     aliases = Aliases(db, rooms, appservice_queries, server_name)
     relations = Relations(db, access)
     summaries = RoomSummaries(rooms)
@@ -305,6 +312,12 @@ def build(
         settings.rooms.default_version, settings.rooms.encrypt_by_default,
     )  # fmt: skip
     device_rename = DeviceRename(personal.sessions, device_changes)
+    administration = assemble_administration(
+        db, clock, background, server_name,
+        personal=personal, flows=flows, profile_change=profile_change, deactivation=deactivation,
+        device_rename=device_rename, rooms=rooms, members=members, creation=creation,
+        writer=writer, renderer=renderer, aliases=aliases, departures=departures,
+    )  # fmt: skip
     turn_secret = settings.turn.shared_secret_file
     sign_in = assemble_sign_in(settings, db, clock, outbound, personal, flows)
     services = Services(
@@ -350,18 +363,8 @@ def build(
         identity_resets=personal.identity_resets,
         administration=flows.administration,
         record=flows.record,
-        people=PeopleAdministration(
-            db,
-            flows.record,
-            accounts=personal.accounts,
-            sessions=personal.sessions,
-            profiles=personal.profiles,
-            profile_change=profile_change,
-            password_change=flows.password_change,
-            deactivation=deactivation,
-            logout=flows.logout,
-            device_rename=device_rename,
-        ),
+        people=administration.people,
+        room_administration=administration.rooms,
         appservices=appservices,
         appservice_accounts=AppserviceAccounts(
             db, clock, appservices, personal.accounts, personal.sessions
@@ -421,7 +424,7 @@ def build(
         sync=Sync(
             db, stream, rooms, access, changes, sections,
             account_changes, counter, typing, presence,
-            to_device, device_lists, e2ee_keys,
+            to_device, device_lists, e2ee_keys, departures,
         ),
         sliding_sync=assemble_sliding_sync(
             db, stream, rooms, keys, access, renderer, connections,
@@ -452,5 +455,6 @@ def build(
     )
     appservice_queries.on_reached(delivery.note_reached)
     return Homeserver(
-        wrapper, services, stream, flows, push, delivery, connections, federation_client
-    )
+        wrapper, services, stream, flows, push, delivery, connections, federation_client,
+        administration.removal, departures,
+    )  # fmt: skip

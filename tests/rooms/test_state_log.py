@@ -10,13 +10,15 @@ import pytest
 
 from yizhan_database import Transaction
 from yizhan_server.app import MIGRATIONS
-from yizhan_server.rooms.state_log import point_after
+from yizhan_server.rooms.state_log import point_after, thin_state_log
 from yizhan_server.storage import state as storage
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.state import REMOVED, Point
 from yizhan_testing.databases import DIALECTS, Dialect, opened_fresh
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from yizhan_database import Database
 
 KEYS = 8
@@ -28,10 +30,12 @@ State = dict[int, int]
 class History:
     """One room's events, with the state after each in the log and in a dictionary."""
 
-    def __init__(self, db: Database, chance: random.Random) -> None:
+    def __init__(self, db: Database, chance: random.Random, reach: int = 10_000) -> None:
         self.db = db
         self.numbers = Numbers(db)
         self.chance = chance
+        self.reach = reach
+        """How far back a fork may begin, in events."""
         self.points: list[tuple[Point, State]] = []
         self.current: list[tuple[int, State]] = []
         """(stream position, current state as of it)"""
@@ -100,7 +104,7 @@ class History:
         self.current.append((commit[pos], _applied(now, shown)))
 
     def _any(self) -> tuple[Point, State]:
-        return self.chance.choice(self.points)
+        return self.chance.choice(self.points[-self.reach :])
 
 
 def _applied(state: State, changes: State) -> State:
@@ -121,6 +125,49 @@ async def test_the_log_says_what_a_dictionary_says(tmp_path: Path, dialect: Dial
                 else:
                     await history.sends()
             await history.check()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_thinning_the_log_leaves_the_state_of_what_is_kept(
+    tmp_path: Path, dialect: Dialect
+) -> None:
+    dropped = 0
+    for seed in range(25 if dialect == "sqlite" else 3):
+        chance = random.Random(seed)
+        async with opened_fresh(dialect, MIGRATIONS, tmp_path, chance) as db:
+            history = History(db, random.Random(seed), reach=4)
+            await history.begins()
+            for _ in range(60):
+                await (history.merges() if chance.random() < 0.15 else history.sends())
+            kept = history.points[chance.randrange(len(history.points)) :]
+            before = {
+                point: await storage.full_state_at(db, Point(point.line, point.seq - 1))
+                for point, _ in kept
+                if point.seq > 1
+            }
+            rows = await _log_rows(db)
+            await thin_state_log(db, ROOM, _points(kept))
+            dropped += rows - await _log_rows(db)
+            history.points = kept
+            await history.check()
+            for point, state in before.items():
+                found = await storage.full_state_at(db, Point(point.line, point.seq - 1))
+                assert found == state
+            # And what comes after builds on it.
+            for _ in range(10):
+                await history.sends()
+            await history.check()
+    assert dropped > (20 if dialect == "sqlite" else 0)
+
+
+async def _log_rows(db: Database) -> int:
+    [(count,)] = await db.rows("SELECT count(*) FROM state_log")
+    return int(count)
+
+
+async def _points(kept: list[tuple[Point, State]]) -> AsyncIterator[Point]:
+    for point, _ in kept:
+        yield point
 
 
 async def test_two_writers_at_one_head_of_a_line_do_not_both_succeed(tmp_path: Path) -> None:

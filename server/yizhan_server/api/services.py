@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from yizhan_server.admin.administration import UserAdministration
     from yizhan_server.admin.people import PeopleAdministration
     from yizhan_server.admin.record import Record
+    from yizhan_server.admin.rooms import RoomAdministration
     from yizhan_server.api.discovery import Discovery, Turn
     from yizhan_server.appservices.accounts import AppserviceAccounts
     from yizhan_server.appservices.directory import NetworkDirectories
@@ -127,6 +128,7 @@ class Services:
     administration: UserAdministration
     record: Record
     people: PeopleAdministration
+    room_administration: RoomAdministration
     appservices: Appservices
     appservice_accounts: AppserviceAccounts
     appservice_queries: AppserviceQueries

@@ -16,6 +16,7 @@ from yizhan_database import Database, GuardFailed, Transaction
 from yizhan_server.accounts.invite_permission import blocks_invites
 from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import RoomID, ServerName, UserID, server_name_of
+from yizhan_server.rooms.blocking import check_not_blocked
 from yizhan_server.rooms.join_rules import allowed_rooms, is_in_any
 from yizhan_server.rooms.power import current_power_levels
 from yizhan_server.rooms.registry import Rooms
@@ -88,6 +89,7 @@ class Members:
         membership = await room.membership(user_id)
         if membership == "join":
             return room
+        await check_not_blocked(self._db, room_id)
         content = await self._content(user_id, "join", reason)
         content = {**extra, **content}
         if membership != "invite":
@@ -108,6 +110,7 @@ class Members:
         is_direct: bool = False,
     ) -> None:
         """Invite a user of this server."""
+        await check_not_blocked(self._db, room.room_id)
         await self._writer.send(
             room,
             Draft(
@@ -146,6 +149,7 @@ class Members:
         if room is None:
             raise NotFound("This server does not know the room, and federation is closed")
         if await room.membership(user_id) != "knock":
+            await check_not_blocked(self._db, room_id)
             content = await self._content(user_id, "knock", reason)
             await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
         return room

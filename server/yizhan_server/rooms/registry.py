@@ -61,6 +61,10 @@ class Rooms:
                 del self._rooms[room_id]
         return kept
 
+    def forget(self, room_id: str) -> None:
+        """Drop a room that has been removed from the database."""
+        self._rooms.pop(room_id, None)
+
     def loaded(self) -> list[Room]:
         """Return the rooms in memory."""
         return list(self._rooms.values())

@@ -229,6 +229,13 @@ class Room:
         if key is not None:
             self._state.pop(key, None)
 
+    def purged(self, nids: AbstractSet[int]) -> None:
+        """Forget events that have just left the history."""
+        kept = [event for event in self.ring if event.nid not in nids]
+        self.ring = deque(kept)
+        self._ring_bytes = sum(len(event.client) for event in kept)
+        self.last_pos = 0
+
     async def reload(self, lane: Lane) -> None:
         """Begin anew from the database after a job of `lane` failed. Hold the lock."""
         if self.lane is not lane:

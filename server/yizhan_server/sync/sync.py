@@ -24,6 +24,7 @@ from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.stream_token import SyncToken
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess
+from yizhan_server.rooms.departures import Departures
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import LATEST, Room
 from yizhan_server.storage import rooms as stored_rooms
@@ -75,6 +76,7 @@ class Sync:
         to_device: ToDevice,
         device_lists: DeviceLists,
         e2ee_keys: Keys,
+        departures: Departures,
     ) -> None:
         self._db = db
         self._stream = stream
@@ -90,6 +92,7 @@ class Sync:
         self._device_lists = device_lists
         self._e2ee_keys = e2ee_keys
         self._initial = InitialSyncs()
+        self._departures = departures
 
     async def answer(self, request: SyncRequest) -> bytes:
         """Return the answer's JSON, as soon as there is something, at the latest at time-out."""
@@ -212,6 +215,10 @@ class Sync:
             )  # fmt: skip
             if section is not None:
                 sections.setdefault(kind, {})[member.room_id] = section
+        if window.after is not None:
+            for room_id in self._departures.find(user_id, window.after, window.upto):
+                if device.wanted.passes_room(room_id):
+                    sections.setdefault("leave", {})[room_id] = _removed()
         return sections
 
     async def _room_section(
@@ -316,3 +323,12 @@ class Sync:
             if user in shared
         ]
         return [event for event in events if device.wanted.presence.passes_object(event)]
+
+
+def _removed() -> JsonObject:
+    """Return the section of a room of which nothing is left."""
+    return {
+        "timeline": {"events": [], "limited": False},
+        "state": {"events": []},
+        "account_data": {"events": []},
+    }
