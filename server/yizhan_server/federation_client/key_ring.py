@@ -14,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from yizhan_server.federation_client.errors import RemoteFailure
 from yizhan_server.federation_client.event_signatures import (
-    Check,
-    check_all,
+    Claim,
+    check_claims,
     claimed_key_ids,
-    find_signers,
+    read_claims,
 )
 from yizhan_server.federation_client.known_keys import Keys, KnownKeys, load_answer
 from yizhan_server.protocol.canonical_json import JsonObject
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 FETCH_SECONDS = 20
 """For one answer: requests and events wait for it."""
 MAX_FETCHES = 200
@@ -55,7 +59,7 @@ FIRST_DELAY_MS = 30_000
 LONGEST_DELAY_MS = 600_000
 MAX_REMEMBERED_ATTEMPTS = 10_000
 THREADS = 2
-CHUNK = 50
+PORTION = 50
 """Events checked by a thread at a time. A few are checked where they are asked for: the way to a
 thread and back costs as much as two signatures."""
 FEW = 2
@@ -141,31 +145,13 @@ class KeyRing:
         are fetched at the same time, and the events checked in threads, in portions. An event may
         be malformed; then that is what is wrong with it.
         """
-        signers = [find_signers(event, version) for event in events]
-        wants: dict[ServerName, set[Want]] = defaultdict(set)
-        for event, servers in zip(events, signers, strict=True):
-            for server in servers or ():
-                wants[server].add(_want_of(event, server, version))
-        keys = dict(
-            zip(
-                wants,
-                await asyncio.gather(
-                    *(self._keys_of(server, uses) for server, uses in wants.items())
-                ),
-                strict=True,
-            )
+        claims = await self._in_portions(partial(read_claims, version=version), events)
+        servers = _wants_of(claims)
+        found = await asyncio.gather(
+            *(self._keys_of(server, wants) for server, wants in servers.items())
         )
-        checks = [
-            None
-            if servers is None
-            else Check(
-                event,
-                version,
-                {server: _want_of(event, server, version).pick(keys[server]) for server in servers},
-            )
-            for event, servers in zip(events, signers, strict=True)
-        ]
-        return await self._check(checks)
+        keys = dict(zip(servers, found, strict=True))
+        return await self._in_portions(partial(check_claims, version=version, keys=keys), claims)
 
     async def check_json(
         self, obj: JsonObject, server: ServerName, valid_at_ms: int | None = None
@@ -189,14 +175,17 @@ class KeyRing:
             keys=keys,
         )
 
-    async def _check(self, checks: Sequence[Check | None]) -> list[InvalidSignature | None]:
-        if len(checks) <= FEW:
-            return check_all(checks)
+    async def _in_portions(
+        self, work: Callable[[Sequence[T]], list[R]], items: Sequence[T]
+    ) -> list[R]:
+        """Return the results of `work` over all items, made in threads if they are many."""
+        if len(items) <= FEW:
+            return work(items)
         loop = asyncio.get_running_loop()
         portions = await asyncio.gather(
             *(
-                loop.run_in_executor(self._threads, check_all, checks[start : start + CHUNK])
-                for start in range(0, len(checks), CHUNK)
+                loop.run_in_executor(self._threads, work, items[start : start + PORTION])
+                for start in range(0, len(items), PORTION)
             )
         )
         return [result for portion in portions for result in portion]
@@ -323,6 +312,18 @@ class Attempts:
             self._servers.popitem(last=False)
 
 
-def _want_of(event: JsonObject, server: ServerName, version: RoomVersion) -> Want:
-    at_ms = event["origin_server_ts"] if version.enforces_key_validity else None
-    return Want(frozenset(claimed_key_ids(event, server)), at_ms)
+def _wants_of(claims: Iterable[Claim | None]) -> dict[ServerName, list[Want]]:
+    """Return what is wanted of each server: for the same keys, up to the latest time."""
+    times: dict[ServerName, dict[tuple[str, ...], int | None]] = defaultdict(dict)
+    for claim in claims:
+        if claim is not None:
+            for server, key_ids in claim.key_ids.items():
+                at_ms = claim.valid_at_ms
+                latest_ms = times[server].get(key_ids)
+                if at_ms is not None and latest_ms is not None:
+                    at_ms = max(at_ms, latest_ms)
+                times[server][key_ids] = at_ms
+    return {
+        server: [Want(frozenset(key_ids), at_ms) for key_ids, at_ms in uses.items()]
+        for server, uses in times.items()
+    }
