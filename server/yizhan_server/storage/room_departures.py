@@ -28,4 +28,6 @@ def append_departure(
 
 def delete_departures(tx: Transaction, before_ms: int) -> None:
     """Forget what was to be told before a time."""
-    tx.execute("DELETE FROM room_departure WHERE ts_ms < ?", before_ms)
+    tx.execute(
+        "DELETE FROM room_departure WHERE ts_ms < ? /* scan: a row for each removal */", before_ms
+    )
