@@ -48,6 +48,7 @@ async def open_application(
         section.outbound_allow,
         resolver=surroundings.resolver,
         ssl_context=surroundings.ssl_context,
+        key="push_gateway.outbound_allow",
     )
 
     def webpush(detail: str) -> Provider:

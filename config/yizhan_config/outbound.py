@@ -79,10 +79,10 @@ class AllowList:
     networks: tuple[tuple[Network, int | None], ...] = ()
 
     @classmethod
-    def parse(cls, entries: Sequence[str]) -> Self:
+    def parse(cls, entries: Sequence[str], key: str = "outbound.allow") -> Self:
         """Read `host`, `*.domain`, an address or a network, each with an optional `:port`.
 
-        IPv6 addresses with a port stand in brackets. Raises ConfigurationError.
+        IPv6 addresses with a port stand in brackets. Raises ConfigurationError, about `key`.
         """
         names: list[tuple[str, int | None]] = []
         networks: list[tuple[Network, int | None]] = []
@@ -91,7 +91,7 @@ class AllowList:
             try:
                 networks.append((ipaddress.ip_network(host, strict=False), port))
             except ValueError:
-                names.append((_parse_name(entry, host), port))
+                names.append((_parse_name(entry, host, key), port))
         return cls(tuple(names), tuple(networks))
 
     def permits_name(self, host: str, port: int) -> bool:
@@ -121,7 +121,7 @@ def _split_port(entry: str) -> tuple[str, int | None]:
     return entry.strip().strip("[]"), None
 
 
-def _parse_name(entry: str, host: str) -> str:
+def _parse_name(entry: str, host: str, key: str) -> str:
     wildcard, name = ("*.", host[2:]) if host.startswith("*.") else ("", host)
     try:
         ascii_name = URL.build(scheme="https", host=name).raw_host if name else None
@@ -129,11 +129,11 @@ def _parse_name(entry: str, host: str) -> str:
         ascii_name = None
     if not ascii_name or any(character in name for character in "*/@: "):
         raise ConfigurationError(
-            f"outbound.allow 中的 {entry!r} 不是主机名、地址或网段；"
+            f"{key} 中的 {entry!r} 不是主机名、地址或网段；"
             '请写成 "push.example.org"、"10.0.0.5:8443" 或 "10.1.0.0/16"。',
-            f"{entry!r} in outbound.allow is not a host, an address or a network; "
+            f"{entry!r} in {key} is not a host, an address or a network; "
             'write "push.example.org", "10.0.0.5:8443" or "10.1.0.0/16".',
-            key="outbound.allow",
+            key=key,
         )
     return wildcard + ascii_name.lower().rstrip(".")
 
@@ -326,15 +326,17 @@ def outbound_session(
     connections_per_host: int = 10,
     resolver: AbstractResolver | None = None,
     ssl_context: SSLContext | None = None,
+    key: str = "outbound.allow",
 ) -> OutboundSession:
     """Make a session that reaches public addresses and those in `allow` (AllowList.parse).
 
-    Must be called inside the running loop. `timeout_seconds` is the default for a request,
-    waiting for a free connection included, `connect_timeout_seconds` for reaching an address.
+    Must be called inside the running loop. `key` is the setting that `allow` comes from.
+    `timeout_seconds` is the default for a request, waiting for a free connection included,
+    `connect_timeout_seconds` for reaching an address.
     A request beyond `connections_per_host` waits without holding one of the others, so one slow
     host cannot starve the rest.
     """
-    allow_list = AllowList.parse(allow)
+    allow_list = AllowList.parse(allow, key)
     gate = _Gate(allow_list)
     inner = resolver or SystemResolver()
 

@@ -288,7 +288,7 @@ class Federation(Section, frozen=True, kw_only=True):
     verify_tls: bool = True
     trusted_key_servers: tuple[ServerName, ...] = ()
     timeout_seconds: Positive = 60
-    join_timeout_seconds: Positive = 600
+    transfer_timeout_seconds: Positive = 600
 
 
 class Identity(Section, frozen=True, kw_only=True):

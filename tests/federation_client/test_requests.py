@@ -331,3 +331,9 @@ async def test_the_answer_of_a_server_that_is_compressed_is_not_unpacked(network
     there = await network.serves("a.test", port=7100)
     there.answers("GET", VERSION, orjson.dumps({}), headers={"Content-Encoding": "gzip"})
     assert await network.client.queries.version(A) == {}
+
+
+async def test_an_address_that_is_none_is_told_with_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"federation\.private_addresses"):
+        async with open_network(tmp_path, private_addresses=("10.0.0.0/99",)):
+            pass

@@ -12,6 +12,7 @@ specification names.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -177,6 +178,11 @@ class Network:
     async def asks(self, name: str) -> str:
         """Ask a server for its version; returns its name for itself."""
         return str((await self.client.queries.version(ServerName(name)))["server"]["name"])
+
+    async def background_work(self) -> None:
+        """Wait until what the client has started in the background is done."""
+        while self.background.names:  # noqa: ASYNC110 (nobody else is told)
+            await asyncio.sleep(0)
 
     async def _listen(self, server: RemoteServer, port: int, context: ssl.SSLContext) -> None:
         names: dict[int, str | None] = {}

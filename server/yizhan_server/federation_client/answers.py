@@ -1,7 +1,7 @@
 """What other servers answer, parsed: types are checked, and what is missing is an error.
 
 Events stay bytes (`RawPdu`) until somebody knows their room version, which says how their numbers
-are read; and a hostile one then spoils itself only, not the list that it came in.
+are read; and what is JSON but no event spoils itself only, not the list that it came in.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ RawPdu = msgspec.Raw
 OFF_LOOP_BYTES = 512 * 1024
 """Larger answers are parsed in a thread: a megabyte takes some milliseconds."""
 
-_BYTES_PER_COMMA = 8
-"""State events have more; a list of tiny values would take thirty times its size in memory."""
+_BYTES_PER_COMMA = 16
+"""State events have some forty; a list of tiny values would take many times its size in memory."""
 
 T = TypeVar("T")
 

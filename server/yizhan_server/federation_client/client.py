@@ -17,6 +17,7 @@ from yizhan_server.federation_client.destinations import Destinations
 from yizhan_server.federation_client.discovery import Discovery
 from yizhan_server.federation_client.events import EventRequests
 from yizhan_server.federation_client.keys import KeyRequests
+from yizhan_server.federation_client.media import MediaRequests
 from yizhan_server.federation_client.peers import Peers
 from yizhan_server.federation_client.queries import QueryRequests
 from yizhan_server.federation_client.requests import Requests
@@ -37,6 +38,7 @@ class FederationClient:
     rooms: RoomRequests
     queries: QueryRequests
     keys: KeyRequests
+    media: MediaRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,9 @@ async def open_federation_client(
         yield FederationClient(
             peers,
             destinations,
-            EventRequests(requests, settings.join_timeout_seconds),
-            RoomRequests(requests, settings.join_timeout_seconds),
+            EventRequests(requests, settings.transfer_timeout_seconds),
+            RoomRequests(requests, settings.transfer_timeout_seconds),
             QueryRequests(requests),
             KeyRequests(requests),
+            MediaRequests(requests, settings.transfer_timeout_seconds),
         )

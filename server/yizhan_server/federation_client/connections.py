@@ -56,6 +56,7 @@ async def open_connections(
             connections_per_host=CONNECTIONS_PER_SERVER,
             resolver=resolver,
             ssl_context=context,
+            key="federation.private_addresses",
         )
 
     async with session(*_PRIVATE_NETWORKS) as to_listed, session() as to_others:

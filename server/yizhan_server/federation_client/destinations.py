@@ -24,6 +24,8 @@ FIRST_MS, LONGEST_MS = 10_000, 3_600_000
 KEPT_FROM_MS = 60_000
 """Shorter times are not worth a write."""
 
+FORGOTTEN_AFTER_MS = 30 * 86_400_000
+
 _SPREAD = 0.2
 """Lest all servers that a broken line had hidden be asked in the same second."""
 
@@ -47,7 +49,10 @@ class Destinations:
         self._failing: dict[ServerName, _Failing] = {}
 
     async def prepare(self) -> None:
-        """Read what an earlier run has kept."""
+        """Read what an earlier run has kept; what nobody has tried for a month is forgotten."""
+        tx = Transaction()
+        storage.delete_stale_destinations(tx, self._clock.now_ms() - FORGOTTEN_AFTER_MS)
+        await self._commit(tx)
         async for row in storage.scan_failing_destinations(self._db):
             self._failing[ServerName(row.server_name)] = _Failing(
                 row.since_ms, row.interval_ms, row.retry_ms, kept=True

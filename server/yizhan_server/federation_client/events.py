@@ -71,9 +71,9 @@ class _TransactionAnswer(msgspec.Struct):
 class EventRequests:
     """One method for each endpoint; all raise the four kinds of RemoteFailure."""
 
-    def __init__(self, requests: Requests, state_timeout_seconds: float) -> None:
+    def __init__(self, requests: Requests, transfer_timeout_seconds: float) -> None:
         self._requests = requests
-        self._state_timeout_seconds = state_timeout_seconds
+        self._transfer_timeout_seconds = transfer_timeout_seconds
 
     async def send_transaction(
         self, server: ServerName, transaction_id: str, transaction: bytes
@@ -156,5 +156,5 @@ class EventRequests:
     def _large(self, path: str, **query: str) -> Question:
         return Question(
             "GET", path, list(query.items()),
-            timeout_seconds=self._state_timeout_seconds, max_bytes=MAX_STATE_BYTES,
+            timeout_seconds=self._transfer_timeout_seconds, max_bytes=MAX_STATE_BYTES,
         )  # fmt: skip

@@ -103,35 +103,48 @@ class Requests:
 
     async def ask(self, server: ServerName, question: Question) -> bytes:
         """Return the body of the answer. Raises the four kinds of RemoteFailure."""
-        async with self.open(server, question) as response:
+        async with self.open(server, question) as response, self.failures_of(server):
             return await read_bounded(response, question.max_bytes)
 
     @asynccontextmanager
     async def open(
         self, server: ServerName, question: Question
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send the request; gives the successful answer, to be read within the block.
+        """Send the request; gives the successful answer, to be read under `failures_of`.
 
-        Raises the four kinds of RemoteFailure, also for what goes wrong while it is read.
+        Raises the four kinds of RemoteFailure.
         """
         self._peers.check(server)
         if not question.urgent:
             self._destinations.check(server)
-        listed = self._peers.is_listed(server)
-        session = self._connections.to_listed if listed else self._connections.to_others
-        try:
-            targets = await self._discovery.find(server, session)
-            async with self._connected(server, session, targets, question) as response:
+        async with AsyncExitStack() as stack:
+            async with self.failures_of(server):
+                session = self.session_to(server)
+                targets = await self._discovery.find(server, session)
+                response = await stack.enter_async_context(
+                    self._connected(server, session, targets, question)
+                )
                 await self._check_status(server, question, response)
-                yield response
+            yield response
+
+    @asynccontextmanager
+    async def failures_of(self, server: ServerName) -> AsyncIterator[None]:
+        """Turn what goes wrong with a connection to `server` into a RemoteFailure."""
+        try:
+            yield
+        except ResponseTooLarge as error:
+            raise RemoteMisbehaved(server, "the answer is too large") from error
         except OutboundRefused as error:
             await self._destinations.note_failure(server)
             raise RemoteUnavailable(server, str(error)) from error
-        except ResponseTooLarge as error:
-            raise RemoteMisbehaved(server, "the answer is too large") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             await self._destinations.note_failure(server)
             raise RemoteUnavailable(server, type(error).__name__) from error
+
+    def session_to(self, server: ServerName) -> OutboundSession:
+        """Return the pool through which `server`, and what it points to, may be reached."""
+        listed = self._peers.is_listed(server)
+        return self._connections.to_listed if listed else self._connections.to_others
 
     @asynccontextmanager
     async def _connected(

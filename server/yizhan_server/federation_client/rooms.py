@@ -43,8 +43,8 @@ class SentJoin(msgspec.Struct, frozen=True):
 
     state: list[RawPdu]
     auth_chain: list[RawPdu]
-    event: RawPdu | None = None
-    """The join with the resident server's signature, where the room asks for that."""
+    event: RawPdu = msgspec.Raw()
+    """The join with the resident server's signature, where the room asks for that; else empty."""
     members_omitted: bool = False
     servers_in_room: list[str] | None = None
 
@@ -60,9 +60,9 @@ class _KnockState(msgspec.Struct):
 class RoomRequests:
     """One method for each endpoint; all raise the four kinds of RemoteFailure."""
 
-    def __init__(self, requests: Requests, join_timeout_seconds: float) -> None:
+    def __init__(self, requests: Requests, transfer_timeout_seconds: float) -> None:
         self._requests = requests
-        self._join_timeout_seconds = join_timeout_seconds
+        self._transfer_timeout_seconds = transfer_timeout_seconds
 
     async def make_join(
         self, server: ServerName, room_id: RoomID, user_id: UserID, versions: Iterable[str]
@@ -96,7 +96,7 @@ class RoomRequests:
             [("omit_members", "true")] if omit_members else [],
             body_of(event),
             urgent=True,
-            timeout_seconds=self._join_timeout_seconds,
+            timeout_seconds=self._transfer_timeout_seconds,
             max_bytes=MAX_STATE_BYTES,
         )
         answer = await self._requests.ask(server, question)

@@ -43,3 +43,8 @@ def replace_failing_destination(tx: Transaction, failing: FailingDestination) ->
 def delete_failing_destination(tx: Transaction, server_name: str) -> None:
     """Forget that a server failed."""
     tx.execute("DELETE FROM failing_destination WHERE server_name = ?", server_name)
+
+
+def delete_stale_destinations(tx: Transaction, before_ms: int) -> None:
+    """Forget servers that might have been tried again since long ago, and were not."""
+    tx.execute("DELETE FROM failing_destination WHERE retry_ms < ?", before_ms)
