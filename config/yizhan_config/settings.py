@@ -173,10 +173,24 @@ class Oidc(Section, frozen=True, kw_only=True):
     link_existing_accounts: bool = False
 
 
+class Cas(Section, frozen=True, kw_only=True):
+    """The CAS server through which people may sign in."""
+
+    server_url: BaseUrl = ""
+    name: str = "统一身份认证"
+    validation: Literal[
+        "p3/serviceValidate", "serviceValidate", "p3/proxyValidate", "proxyValidate"
+    ] = "p3/serviceValidate"
+    display_name_attribute: str = "displayName"
+    create_accounts: bool = True
+    link_existing_accounts: bool = False
+
+
 class Sso(Section, frozen=True, kw_only=True):
     """Signing in through others who vouch for people."""
 
     oidc: Oidc = Oidc()
+    cas: Cas = Cas()
 
 
 class RateLimit(Section, frozen=True, kw_only=True):
@@ -483,6 +497,12 @@ def _check_together(settings: Settings, document: Document) -> None:
                 zh=f"已给出，却没有 tls.{missing}；请把两个都写上",
                 en=f"is given without tls.{missing}; give both",
             )
+    if settings.sso.oidc.issuer and settings.sso.cas.server_url:
+        document.refuse(
+            ("sso", "cas", "server_url"),
+            zh="不能与 sso.oidc.issuer 同时使用；请只保留一个",
+            en="cannot be used together with sso.oidc.issuer; keep one of them",
+        )
     if settings.sso.oidc.issuer and not settings.sso.oidc.client_id:
         document.refuse(
             ("sso", "oidc", "issuer"),

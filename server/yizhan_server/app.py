@@ -359,6 +359,7 @@ def build(
         oauth_grants=sign_in.grants,
         rendezvous=sign_in.rendezvous,
         sso=sign_in.sso,
+        cas=sign_in.cas,
         browser_sessions=personal.browser_sessions,
         identity_resets=personal.identity_resets,
         administration=flows.administration,

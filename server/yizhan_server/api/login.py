@@ -57,6 +57,9 @@ async def get_login_flows(call: Call[None]) -> JsonObject:
     if sso is not None:
         provider = {"id": sso.idp_id, "name": sso.name}
         flows.append({"type": "m.login.sso", "identity_providers": [provider]})
+    if call.services.cas is not None:
+        # What clients looked for before there were other providers.
+        flows.append({"type": "m.login.cas"})
     if call.services.appservices:
         flows.append({"type": APPSERVICE_LOGIN})
     return {"flows": flows}

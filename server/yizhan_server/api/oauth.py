@@ -126,12 +126,23 @@ async def redirect_to_provider(call: Call[None]) -> Reply:
     return _to_sign_in(call, idp_id)
 
 
+@routes.get("/v3/login/cas/redirect", auth=Auth.NONE)
+async def redirect_to_cas(call: Call[None]) -> Reply:
+    """Send a browser to the CAS server: the path from before other providers."""
+    if call.services.cas is None:
+        raise NotFound("There is no CAS server")
+    return _to_sign_in(call, "cas")
+
+
 def _to_sign_in(call: Call[None], idp_id: str | None) -> Reply:
     redirect_url = call.query_required("redirectUrl")
     try:
         check_client_url(redirect_url)
     except InvalidUri as error:
         raise InvalidParam(f"'redirectUrl': {error}") from None
+    cas = call.services.cas
+    if cas is not None and (idp_id is not None or call.query("action") != "register"):
+        return Reply({}, 302, {"Location": cas.login_url_for_client(redirect_url)})
     asked = {"redirectUrl": redirect_url}
     if idp_id is not None:
         asked["idp"] = idp_id

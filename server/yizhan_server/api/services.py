@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from yizhan_server.search.messages import MessageSearch
     from yizhan_server.search.room_directory import RoomDirectory
     from yizhan_server.search.user_directory import UserDirectory
+    from yizhan_server.sso.cas import CasServer
     from yizhan_server.sso.sign_in import SsoSignIn
     from yizhan_server.sync.event_stream import EventStream
     from yizhan_server.sync.sliding.sliding_sync import SlidingSync
@@ -123,6 +124,7 @@ class Services:
     oauth_grants: Grants
     rendezvous: Rendezvous
     sso: SsoSignIn | None
+    cas: CasServer | None
     browser_sessions: BrowserSessions
     identity_resets: IdentityResets
     administration: UserAdministration

@@ -138,7 +138,7 @@ def _device_page(visitor: Visitor, code: DeviceCode, client: Client) -> web.Resp
 @pages.get("/client", limit="login")
 async def ask_for_client(visitor: Visitor) -> web.StreamResponse:
     """Ask whether a client may sign in by a token in its URL."""
-    url = _client_url(visitor)
+    url = client_url(visitor)
     if visitor.session is None:
         sso, idp = visitor.services.sso, visitor.call.query("idp")
         if sso is not None and idp == sso.idp_id:
@@ -157,7 +157,7 @@ async def ask_for_client(visitor: Visitor) -> web.StreamResponse:
 async def decide_client(visitor: Visitor) -> web.StreamResponse:
     """Send the browser to the client with a token."""
     form = await visitor.form()
-    url = _client_url(visitor)
+    url = client_url(visitor)
     if visitor.session is None:
         return visitor.go_sign_in()
     if form.get("decision") != "allow":
@@ -169,7 +169,8 @@ async def decide_client(visitor: Visitor) -> web.StreamResponse:
     return visitor.go_to(add_login_token(url, token))
 
 
-def _client_url(visitor: Visitor) -> str:
+def client_url(visitor: Visitor) -> str:
+    """Return where a client of the older kind wants its token, or answer M_INVALID_PARAM."""
     url = visitor.call.query_required("redirectUrl")
     try:
         check_client_url(url)

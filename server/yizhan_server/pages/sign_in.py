@@ -173,7 +173,7 @@ async def go_to_provider(
     try:
         url, browser = await sso.begin(target, again=again)
     except SignInFailed as failed:
-        return _sso_failure(visitor, failed)
+        return sso_failure(visitor, failed)
     response = visitor.go_to(url)
     visitor.give_cookie(response, _SSO_COOKIE, browser, ATTEMPT_LASTS_MS // 1000)
     return response
@@ -189,14 +189,15 @@ async def finish_sso(visitor: Visitor) -> web.StreamResponse:
         account, target = await sso.complete(
             visitor.call.query("state") or "",
             visitor.read_cookie(_SSO_COOKIE),
-            visitor.call.query("code"),
+            visitor.call.query("code") or visitor.call.query("ticket"),
         )
     except SignInFailed as failed:
-        return _sso_failure(visitor, failed)
+        return sso_failure(visitor, failed)
     return await _start(visitor, account, target)
 
 
-def _sso_failure(visitor: Visitor, failed: SignInFailed) -> web.StreamResponse:
+def sso_failure(visitor: Visitor, failed: SignInFailed) -> web.StreamResponse:
+    """Tell why somebody could not be signed in through the provider."""
     sentences = {
         "expired": (
             "这次登录已经过期，或是在别的浏览器中开始的。请重新登录。",

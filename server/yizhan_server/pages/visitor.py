@@ -175,8 +175,8 @@ def is_own_page(path: str) -> bool:
 class Pages:
     """Collects pages; each is served to a `Visitor`."""
 
-    def __init__(self) -> None:
-        self.routes = Routes(prefix=ACCOUNT_PATH, on_error=render_error)
+    def __init__(self, prefix: str = ACCOUNT_PATH) -> None:
+        self.routes = Routes(prefix=prefix, on_error=render_error)
 
     def get(self, path: str, *, limit: str | None = None) -> Callable[[Handler], Handler]:
         """Declare a page."""

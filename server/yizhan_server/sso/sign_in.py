@@ -13,16 +13,15 @@ import logging
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from yizhan_database import GuardFailed, Transaction
 from yizhan_server.accounts import tokens
 from yizhan_server.protocol.errors import Forbidden, MatrixError
-from yizhan_server.sso.provider import Attempt, Provider, ProviderFailed
+from yizhan_server.sso.provider import Attempt, ProviderFailed
 from yizhan_server.storage import browser_sessions as storage
 
 if TYPE_CHECKING:
-    from yizhan_config.settings import Oidc as OidcSettings
     from yizhan_database import Database
     from yizhan_server.accounts.accounts import Accounts
     from yizhan_server.accounts.profiles import Profiles
@@ -32,9 +31,38 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IDP_ID = "oidc"
 ATTEMPT_LASTS_MS = 600_000
 _MAX_ATTEMPTS = 10_000
+
+
+class IdentityProvider(Protocol):
+    """Who vouches for people."""
+
+    @property
+    def issuer(self) -> str:
+        """What its names are remembered under."""
+        ...
+
+    async def authorization_url(self, attempt: Attempt, *, again: bool) -> str:
+        """Return where the browser is sent (to be asked `again`, if so); ProviderFailed."""
+        ...
+
+    async def redeem(self, attempt: Attempt, code: str) -> dict[str, Any]:
+        """Return the claims about who signed in, `sub` among them; ProviderFailed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """How somebody whom the provider sends for the first time becomes known here."""
+
+    idp_id: str
+    name: str
+    """What people call the provider."""
+    localpart_claim: str
+    display_name_claim: str
+    create_accounts: bool
+    link_existing_accounts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +84,12 @@ class SignInFailed(Exception):
 class SsoSignIn:
     """Signs people in through one provider."""
 
-    idp_id = IDP_ID
-
     def __init__(
         self,
         db: Database,
         clock: Clock,
-        settings: OidcSettings,
-        provider: Provider,
+        settings: Introduction,
+        provider: IdentityProvider,
         accounts: Accounts,
         profiles: Profiles,
     ) -> None:
@@ -76,6 +102,11 @@ class SsoSignIn:
         # In memory, for anybody may begin a sign-in: they must not fill the database. The oldest
         # makes room.
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
+
+    @property
+    def idp_id(self) -> str:
+        """What clients call the provider."""
+        return self._settings.idp_id
 
     @property
     def name(self) -> str:
@@ -93,7 +124,7 @@ class SsoSignIn:
         try:
             url = await self._provider.authorization_url(attempt, again=again)
         except ProviderFailed as error:
-            raise _failed(error) from None
+            raise provider_failed(error) from None
         now_ms = self._clock.now_ms()
         while self._pending and (
             len(self._pending) >= _MAX_ATTEMPTS
@@ -127,10 +158,11 @@ class SsoSignIn:
         try:
             claims = await self._provider.redeem(pending.attempt, code)
         except ProviderFailed as error:
-            raise _failed(error) from None
-        return await self._find_or_create(claims), pending.target
+            raise provider_failed(error) from None
+        return await self.find_or_create(claims), pending.target
 
-    async def _find_or_create(self, claims: dict[str, Any]) -> Account:
+    async def find_or_create(self, claims: dict[str, Any]) -> Account:
+        """Return whose account the provider's claims open; SignInFailed or a MatrixError."""
         issuer, subject = self._provider.issuer, claims["sub"]
         user_id = await storage.find_linked_user(self._db, issuer, subject)
         if user_id is None:
@@ -143,7 +175,7 @@ class SsoSignIn:
     async def _introduce(self, issuer: str, subject: str, claims: dict[str, Any]) -> UserID:
         claim = claims.get(self._settings.localpart_claim)
         if not isinstance(claim, str) or not claim:
-            log.warning("the provider did not tell the claim sso.oidc.localpart_claim")
+            log.warning("the provider did not tell the claim that names people")
             raise SignInFailed("no_name")
         localpart = encode_localpart(claim)
         try:
@@ -186,6 +218,7 @@ def encode_localpart(claim: str) -> str:
     return "".join(chr(byte) if byte in allowed else f"={byte:02x}" for byte in encoded)
 
 
-def _failed(error: ProviderFailed) -> SignInFailed:
+def provider_failed(error: ProviderFailed) -> SignInFailed:
+    """Log what the provider did, and return what the person is told."""
     log.warning("sign-in through the provider failed", extra={"why": str(error)})
     return SignInFailed("provider")

@@ -192,6 +192,14 @@ sub _write_config
       outbound  => { allow => [ "127.0.0.0/8", "localhost" ] },
    );
 
+   if( my $cas = $self->{cas_config} ) {
+      $config{sso} = { cas => {
+         server_url             => $cas->{server_url},
+         validation             => "proxyValidate",
+         link_existing_accounts => $yes,
+      } };
+   }
+
    return $self->write_file( "config.json",
       JSON->new->canonical->pretty->utf8->encode( \%config ) );
 }
