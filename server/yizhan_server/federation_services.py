@@ -42,5 +42,5 @@ def assemble_federation(
     return FederationServices(
         key_ring,
         Notary(own, client.peers, key_ring, clock),
-        PeerAuthentication(own.server_name, client.peers, key_ring),
+        PeerAuthentication(own.server_name, client.peers, key_ring, client.destinations),
     )

@@ -187,7 +187,8 @@ def _no_appservices(homeserver: HomeserverInProcess) -> AppserviceIdentities:
 
 def _peers(homeserver: HomeserverInProcess) -> PeerAuthentication:
     services = homeserver.parts.services
-    return PeerAuthentication(services.server_name, services.peers, services.key_ring)
+    destinations = homeserver.parts.federation_client.destinations
+    return PeerAuthentication(services.server_name, services.peers, services.key_ring, destinations)
 
 
 async def test_guests_upload_nothing(homeserver: HomeserverInProcess, alice: Person) -> None:

@@ -237,3 +237,18 @@ async def test_what_is_not_there_is_said_to_be_unknown(
     assert refusal(wrong) == (405, "M_UNRECOGNIZED")
     version = await peer.asks(homeserver, "GET", "/_matrix/federation/v1/version", authorization="")
     assert version.json["server"]["name"] == "Yizhan"
+
+
+async def test_a_server_that_asks_is_no_longer_left_alone(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    destinations = homeserver.parts.federation_client.destinations
+    await peer.asks(homeserver, "GET", profile(alice))  # its keys are known from here on
+    await destinations.note_failure(peer.name)
+
+    forged = peer.authorization(homeserver.server_name, "GET", "/another")
+    await peer.asks(homeserver, "GET", profile(alice), authorization=forged)
+    assert destinations.failing_since_ms(peer.name) is not None
+
+    await peer.asks(homeserver, "GET", profile(alice))
+    assert destinations.failing_since_ms(peer.name) is None

@@ -22,6 +22,7 @@ from yizhan_server.protocol.signing import InvalidSignature
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from yizhan_server.federation_client.destinations import Destinations
     from yizhan_server.federation_client.key_ring import KeyRing
     from yizhan_server.federation_client.peers import Peers
     from yizhan_server.protocol.canonical_json import JsonObject
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 class PeerAuthentication:
     """Tells which server has signed a request."""
 
-    def __init__(self, server_name: ServerName, peers: Peers, keys: KeyRing) -> None:
+    def __init__(
+        self, server_name: ServerName, peers: Peers, keys: KeyRing, destinations: Destinations
+    ) -> None:
         self._server_name = server_name
         self._peers = peers
         self._keys = keys
+        self._destinations = destinations
 
     def read_claim(self, request: web.BaseRequest) -> RequestSignature:
         """Return what the request says of its origin, not yet proven.
@@ -57,13 +61,17 @@ class PeerAuthentication:
     async def check(
         self, request: web.BaseRequest, claimed: RequestSignature, content: JsonObject | None
     ) -> None:
-        """Answer M_UNAUTHORIZED unless the origin has signed this very request."""
+        """Answer M_UNAUTHORIZED unless the origin has signed this very request.
+
+        A server that asks is back: whatever waits for it is sent at once.
+        """
         try:
             await self._keys.check_request(
                 claimed, method=request.method, uri=request.raw_path, content=content
             )
         except InvalidSignature as error:
             raise _unauthorized(f"Invalid signature: {error}") from None
+        self._destinations.note_alive(claimed.origin)
 
 
 def _unauthorized(message: str) -> MatrixError:
