@@ -286,6 +286,15 @@ async def test_a_transaction_is_sent_to_the_letter_and_its_failures_returned(
     )
 
 
+@pytest.mark.parametrize("answer", [b"", b"ok", b"{}", b'{"pdus": [1.5]}'])
+async def test_a_transaction_is_taken_whatever_else_is_said(
+    network: Network, answer: bytes
+) -> None:
+    there = await network.serves("a.test", port=7400)
+    there.answers("PUT", f"{V1}/send/1", answer)
+    assert await network.client.events.send_transaction(A, "1", b"{}") == {}
+
+
 async def test_a_join_of_a_large_room_is_read_beside_other_work(network: Network) -> None:
     there = await network.serves("a.test", port=7400)
     event = {"type": "m.room.member", "content": {"membership": "join", "displayname": "张" * 60}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +339,26 @@ async def test_an_address_that_is_none_is_told_with_its_setting(tmp_path: Path) 
     with pytest.raises(ConfigurationError, match=r"federation\.private_addresses"):
         async with open_network(tmp_path, private_addresses=("10.0.0.0/99",)):
             pass
+
+
+async def test_hosts_that_never_answer_take_one_time_out_together(tmp_path: Path) -> None:
+    async with open_network(tmp_path, timeout_seconds=1) as network:
+        backlog = [silent_listener() for _ in range(4)]
+        network.dns.records["_matrix-fed._tcp.a.test"] = [
+            f"{number} 0 {listener.getsockname()[1]} {listener.getsockname()[0]}.nip.test."
+            for number, listener in enumerate(backlog)
+        ]
+        for listener in backlog:
+            address = listener.getsockname()[0]
+            network.addresses.zone[f"{address}.nip.test"] = [address]
+        started = time.monotonic()
+        with pytest.raises(RemoteUnavailable):
+            await network.asks("a.test")
+        assert time.monotonic() - started < 3
+        for listener in backlog:
+            listener.close()
+
+
+def silent_listener() -> socket.socket:
+    """Return a socket that connections are made to, and that says nothing."""
+    return socket.create_server((free_address(), 0))

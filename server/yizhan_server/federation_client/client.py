@@ -71,7 +71,9 @@ async def open_federation_client(
             WellKnown(clock, port=names.well_known_port),
             names.srv or SrvLookup(),
         )
-        requests = Requests(own, key, peers, destinations, discovery, connections)
+        requests = Requests(
+            own, key, peers, destinations, discovery, connections, settings.timeout_seconds
+        )
         yield FederationClient(
             peers,
             destinations,

@@ -6,6 +6,7 @@ Spec: server-server API, "Transactions", "Retrieving event authorization informa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Literal
 
@@ -21,6 +22,8 @@ from yizhan_server.federation_client.errors import RemoteMisbehaved
 from yizhan_server.federation_client.requests import Question, Requests, body_of, path_of
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName
+
+log = logging.getLogger(__name__)
 
 _V1 = "/_matrix/federation/v1"
 
@@ -84,7 +87,12 @@ class EventRequests:
         """
         path = path_of(f"{_V1}/send", transaction_id)
         answer = await self._requests.ask(server, Question("PUT", path, body=transaction))
-        results = parse_typed(server, answer, _TransactionAnswer).pdus
+        try:
+            results = parse_typed(server, answer, _TransactionAnswer).pdus
+        except RemoteMisbehaved as error:
+            # It said 200, so it has taken them: sending it all again would never end.
+            log.info("transaction answered strangely", extra={"error": str(error)})
+            return {}
         return {event_id: each.error for event_id, each in results.items() if each.error}
 
     async def event(self, server: ServerName, event_id: EventID) -> RawPdu:

@@ -9,6 +9,7 @@ Spec: server-server API, "Request Authentication", "TLS".
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -93,6 +94,7 @@ class Requests:
         destinations: Destinations,
         discovery: Discovery,
         connections: Connections,
+        timeout_seconds: float,
     ) -> None:
         self._own = own
         self._key = key
@@ -100,6 +102,7 @@ class Requests:
         self._destinations = destinations
         self._discovery = discovery
         self._connections = connections
+        self._timeout_seconds = timeout_seconds
 
     async def ask(self, server: ServerName, question: Question) -> bytes:
         """Return the body of the answer. Raises the four kinds of RemoteFailure."""
@@ -118,7 +121,9 @@ class Requests:
         if not question.urgent:
             self._destinations.check(server)
         async with AsyncExitStack() as stack:
-            async with self.failures_of(server):
+            limit = question.timeout_seconds or self._timeout_seconds
+            # Of all targets together: a domain may name many that never answer.
+            async with self.failures_of(server), asyncio.timeout(limit):
                 session = self.session_to(server)
                 targets = await self._discovery.find(server, session)
                 response = await stack.enter_async_context(

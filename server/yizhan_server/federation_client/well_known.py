@@ -9,6 +9,7 @@ Spec: server-server API, "Resolving server names", step 3; "/.well-known/matrix/
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 HTTPS_PORT = 443
 TIMEOUT_SECONDS = 10.0
+"""Redirects included."""
 MAX_BYTES = 50 * 1024
 MAX_REDIRECTS = 5
 DEFAULT_LIFETIME_S, SHORTEST_S, LONGEST_S = 24 * 3600, 60, 48 * 3600
@@ -84,7 +86,8 @@ class WellKnown:
 
     async def _refresh(self, host: str, known: _Known, session: OutboundSession) -> None:
         try:
-            delegate, lifetime_s = await self._fetch(host, session)
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                delegate, lifetime_s = await self._fetch(host, session)
         except (_Invalid, ValueError, OSError, TimeoutError, aiohttp.ClientError) as error:
             log.debug("no delegation", extra={"host": host, "error": type(error).__name__})
             now_ms = self._clock.now_ms()
@@ -102,7 +105,7 @@ class WellKnown:
             scheme="https", host=host, port=self._port, path="/.well-known/matrix/server"
         )
         for _ in range(MAX_REDIRECTS + 1):
-            async with session.request("GET", url, timeout_seconds=TIMEOUT_SECONDS) as response:
+            async with session.request("GET", url) as response:
                 if response.status in _REDIRECTS:
                     url = _next_hop(url, response.headers.get("Location", ""))
                     continue
