@@ -195,6 +195,16 @@ def observed(handler: Handler) -> Handler:
     return watch
 
 
+def _is_refusal(body: Any) -> bool:
+    """Whether it is a standard error, or what begins user-interactive authentication."""
+    if not isinstance(body, dict):
+        return False
+    if "errcode" in body or "error" in body:
+        return isinstance(body.get("errcode"), str) and isinstance(body.get("error"), str)
+    flows = body.get("flows")
+    return isinstance(flows, list) and all("stages" in flow for flow in flows)
+
+
 def _decoded(response: web.Response) -> bytes:
     assert isinstance(response.body, bytes)
     if response.headers.get("Content-Encoding") == "gzip":
@@ -209,10 +219,7 @@ def _errcode(body: Any) -> str:
 def _faults(operation: Operation, response: web.StreamResponse, body: Any) -> list[str]:
     """Return what is wrong with an answer to an operation."""
     if response.status >= 400:
-        # User-interactive authentication begins with a 401 that is no error.
-        if _errcode(body) or (response.status == 401 and isinstance(body, dict)):
-            return []
-        return [f"{response.status} without an error code"]
+        return [] if _is_refusal(body) else [f"{response.status} without code, text or flows"]
     kinds = operation.answers.get(str(response.status))
     if kinds is None:
         return [f"{operation.id} has no answer {response.status}"]
