@@ -25,6 +25,9 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 DELAY = "org.matrix.msc4140.delay"
 """Asks for an answer that the specification does not know yet."""
 
+CLIENT_IS_GONE = 499
+"""The status of an answer that nobody gets."""
+
 ASKED_BY_HEADER = {206: "Range", 304: "If-None-Match"}
 """What HTTP itself answers when a request asks for it."""
 
@@ -167,7 +170,7 @@ class Observed:
         """Note one answer, and what is wrong with it."""
         url = request.rel_url
         operations = specification().find(request.method, url.raw_path, url.query)
-        if not operations or DELAY in url.query:
+        if not operations or DELAY in url.query or response.status == CLIENT_IS_GONE:
             return
         body: Any = None
         if isinstance(response, web.Response) and response.content_type == "application/json":
