@@ -17,7 +17,7 @@ import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack, cast
+from typing import Any, Protocol, Self, TypedDict, Unpack, cast
 
 from yizhan_testing.driven_program import Connection
 from yizhan_testing.node import find_node, install_packages
@@ -419,9 +419,9 @@ class JsClient:
     ) -> None:
         await self.call("sees_typing", within, roomId=room, userId=user_id, typing=typing)
 
-    async def rooms(self) -> dict[str, JsonObject]:
-        """Return of each room `membership`, `name`, ids of the `latest` events, and the counts."""
-        return dict((await self.call("rooms"))["rooms"])
+    async def rooms(self, *, latest: int = 3) -> dict[str, JsonObject]:
+        """Return of each room `membership`, `name`, the counts, and ids of its `latest` events."""
+        return dict((await self.call("rooms", latest=latest))["rooms"])
 
     async def unread(self, room: str) -> JsonObject:
         """Return `notifications`, `highlights`, and the same of each of `threads`."""
@@ -555,10 +555,17 @@ class JsClient:
         return shown
 
 
+class Driven(Protocol):
+    """A client whose program has the methods of verification."""
+
+    async def call(self, method: str, within: float = WAIT_S, /, **params: Any) -> JsonObject:
+        """Call a method of the program."""
+
+
 class Verification:
     """One verification in progress, on one side."""
 
-    def __init__(self, client: JsClient, handle: int) -> None:
+    def __init__(self, client: Driven, handle: int) -> None:
         self._client = client
         self._handle = handle
 
