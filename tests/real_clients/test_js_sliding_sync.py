@@ -67,13 +67,14 @@ async def test_unread_messages_are_counted_over_sliding_sync(town: Town) -> None
     await alice.sees_unread(room, 0, 0)
 
 
-async def test_a_late_device_reads_what_it_is_given_over_sliding_sync(town: Town) -> None:
+@pytest.mark.parametrize("sync", ["sliding", "classic"])
+async def test_a_late_device_reads_what_it_is_given(town: Town, sync: str) -> None:
     alice = await town.js(await town.person("alice"))
     room = await alice.creates_room(name="经营部", encrypted=False)
     for number in range(40):
         await alice.says(room, str(number))
 
-    late = await town.js(alice.user_id, sync="sliding")
+    late = await town.js(alice.user_id, sync=sync)
     await late.reads("39", room=room)
     assert (await late.rooms())[room]["name"] == "经营部"
     await late.scrolls_back(room)
