@@ -1,13 +1,13 @@
 """Draws from a checkout of the Matrix specification what the tests hold answers against.
 
-`client-server.json` beside this file lists every operation of the client-server API with the
-schemas of its successful answers, without descriptions and examples. It is written anew, when
-the specification has a new version, by
+`client-server.json` and `server-server.json` beside this file list every operation of these APIs
+with the schemas of its successful answers, without descriptions and examples. They are written
+anew, when the specification has a new version, by
 
     git clone https://github.com/matrix-org/matrix-spec CHECKOUT
     .venv/bin/python tests/openapi/extract.py CHECKOUT
 
-The specification is under the Apache License 2.0, as Yizhan is; the file names its source and
+The specification is under the Apache License 2.0, as Yizhan is; the files name their source and
 what was changed, as section 4 of the licence asks.
 """
 
@@ -23,7 +23,7 @@ import yaml
 
 JsonObject = dict[str, Any]
 
-TARGET = Path(__file__).with_name("client-server.json")
+APIS = ("client-server", "server-server")
 METHODS = ("get", "put", "post", "delete")
 
 ASSERTIONS = frozenset(
@@ -43,14 +43,15 @@ ANNOTATIONS = frozenset(
 class Extraction:
     """The schemas met so far, by the name of their file within `data`."""
 
-    def __init__(self, checkout: Path) -> None:
+    def __init__(self, checkout: Path, api: str) -> None:
         self._data = (checkout / "data").resolve()
+        self._api = api
         self.schemas: dict[str, JsonObject] = {}
 
     def operations(self) -> list[JsonObject]:
         """Return every operation, in the order of the specification's files."""
         found = []
-        for file in sorted((self._data / "api" / "client-server").glob("*.yaml")):
+        for file in sorted((self._data / "api" / self._api).glob("*.yaml")):
             document = yaml.safe_load(file.read_text("utf-8"))
             base = document["servers"][0]["variables"]["basePath"]["default"]
             for path, methods in document["paths"].items():
@@ -114,14 +115,18 @@ class Extraction:
 
 
 def main(checkout: Path) -> None:
-    """Write the file anew."""
+    """Write the files anew."""
     commit = subprocess.run(
         ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
     ).stdout.strip()
-    extraction = Extraction(checkout)
+    for api in APIS:
+        _write(Extraction(checkout, api), api, commit)
+
+
+def _write(extraction: Extraction, api: str, commit: str) -> None:
     operations = extraction.operations()
     head = {
-        "source": f"data/api/client-server of github.com/matrix-org/matrix-spec at {commit}",
+        "source": f"data/api/{api} of github.com/matrix-org/matrix-spec at {commit}",
         "licence": "Apache-2.0; copyright The Matrix.org Foundation C.I.C. and the authors named "
         "in the source",
         "changes": "Extracted by extract.py: operations with the schemas of successful answers, "
@@ -137,7 +142,7 @@ def main(checkout: Path) -> None:
         ),
         " }",
     ]
-    TARGET.write_text("{\n" + "\n".join(lines) + "\n}\n")
+    Path(__file__).with_name(f"{api}.json").write_text("{\n" + "\n".join(lines) + "\n}\n")
 
 
 def _compact(value: Any) -> str:

@@ -1,11 +1,13 @@
 """Holds every answer of a homeserver under test against the specification's OpenAPI.
 
 `observed` stands between aiohttp and the application. An answer to one of the operations of
-`tests/openapi/client-server.json` must have a status that the specification knows and a body that
-fits its schema; what does not is told to the test that got it, whatever else that test looks at.
+`tests/openapi/client-server.json` or `server-server.json` must have a status that the
+specification knows and a body that fits its schema; what does not is told to the test that got it,
+whatever else that test looks at.
 
-It is also noted which operations were answered. `proofs.toml` beside the schemas names for each
-operation the test that proves it, and a test that is named so fails if it does not.
+It is also noted which operations of the client-server API were answered. `proofs.toml` beside the
+schemas names for each operation the test that proves it, and a test that is named so fails if it
+does not.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ JsonObject = dict[str, Any]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operation:
     """One operation of the specification."""
 
@@ -126,8 +128,18 @@ def _literal(pattern: list[str], segments: list[str]) -> int:
 
 @cache
 def specification() -> Specification:
-    """Return the specification as it was extracted."""
-    return Specification(orjson.loads((FOLDER / "client-server.json").read_bytes()))
+    """Return the client-server API as it was extracted."""
+    return _extracted("client-server")
+
+
+@cache
+def between_servers() -> Specification:
+    """Return the server-server API as it was extracted."""
+    return _extracted("server-server")
+
+
+def _extracted(api: str) -> Specification:
+    return Specification(orjson.loads((FOLDER / f"{api}.json").read_bytes()))
 
 
 @cache
@@ -169,14 +181,15 @@ class Observed:
     def note(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Note one answer, and what is wrong with it."""
         url = request.rel_url
-        operations = specification().find(request.method, url.raw_path, url.query)
+        of_clients = specification().find(request.method, url.raw_path, url.query)
+        operations = of_clients or between_servers().find(request.method, url.raw_path, ())
         if not operations or DELAY in url.query or response.status == CLIENT_IS_GONE:
             return
         body: Any = None
         if isinstance(response, web.Response) and response.content_type == "application/json":
             body = orjson.loads(_decoded(response))
         outcome = "" if response.status < 400 else f"{response.status} {_errcode(body)}"
-        self.answers.update((operation.id, outcome) for operation in operations)
+        self.answers.update((operation.id, outcome) for operation in of_clients)
         if ASKED_BY_HEADER.get(response.status, "") in request.headers:
             return
         faults = [_faults(operation, response, body) for operation in operations]
@@ -232,7 +245,7 @@ def _faults(operation: Operation, response: web.StreamResponse, body: Any) -> li
         return [f"{operation.id} answers in JSON, not {response.content_type}"]
     return [
         f"{operation.id} {error.json_path} {error.message[:500]}"
-        for error in _validator(operation.id, response.status).iter_errors(_judged(body, operation))
+        for error in _validator(operation, response.status).iter_errors(_judged(body, operation))
     ]
 
 
@@ -247,6 +260,5 @@ def _judged(body: Any, operation: Operation) -> Any:
 
 
 @cache
-def _validator(operation_id: str, status: int) -> Draft202012Validator:
-    operation = next(it for it in specification().operations if it.id == operation_id)
+def _validator(operation: Operation, status: int) -> Draft202012Validator:
     return Draft202012Validator(operation.answers[str(status)]["application/json"])

@@ -47,4 +47,7 @@ def delete_failing_destination(tx: Transaction, server_name: str) -> None:
 
 def delete_stale_destinations(tx: Transaction, before_ms: int) -> None:
     """Forget servers that might have been tried again since long ago, and were not."""
-    tx.execute("DELETE FROM failing_destination WHERE retry_ms < ?", before_ms)
+    tx.execute(
+        "DELETE FROM failing_destination WHERE retry_ms < ? /* scan: once at each start */",
+        before_ms,
+    )
