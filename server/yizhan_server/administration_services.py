@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from yizhan_server.admin.media import MediaAdministration
 from yizhan_server.admin.people import PeopleAdministration
 from yizhan_server.admin.rooms import RoomAdministration
 from yizhan_server.admin.tasks import Tasks
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from yizhan_server.flows.deactivation import Deactivation
     from yizhan_server.flows.device_rename import DeviceRename
     from yizhan_server.flows.profile_change import ProfileChange
-    from yizhan_server.media.repository import ContentRepository
     from yizhan_server.protocol.identifiers import ServerName
     from yizhan_server.rooms.aliases import Aliases
     from yizhan_server.rooms.creation import RoomCreation
@@ -37,7 +35,6 @@ class Administration:
 
     people: PeopleAdministration
     rooms: RoomAdministration
-    media: MediaAdministration
     removal: RoomRemoval
 
 
@@ -59,7 +56,6 @@ def assemble_administration(
     renderer: EventRenderer,
     aliases: Aliases,
     departures: Departures,
-    media: ContentRepository,
 ) -> Administration:
     """Build the services."""
     removal = RoomRemoval(db, rooms, members, creation, writer, aliases, departures, server_name)
@@ -89,15 +85,6 @@ def assemble_administration(
             aliases=aliases,
             history_purge=HistoryPurge(db, server_name),
             removal=removal,
-        ),
-        media=MediaAdministration(
-            db,
-            clock,
-            flows.record,
-            accounts=personal.accounts,
-            rooms=rooms,
-            media=media,
-            server_name=server_name,
         ),
         removal=removal,
     )

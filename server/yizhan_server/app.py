@@ -217,7 +217,6 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         homeserver.appservice_delivery.start()
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
-        background.keep("unnamed files", homeserver.services.media.run)
         background.keep("room removals", homeserver.removal.resume)
         background.keep("oauth", homeserver.services.oauth_grants.run)
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
@@ -318,7 +317,6 @@ def build(
         personal=personal, flows=flows, profile_change=profile_change, deactivation=deactivation,
         device_rename=device_rename, rooms=rooms, members=members, creation=creation,
         writer=writer, renderer=renderer, aliases=aliases, departures=departures,
-        media=media,
     )  # fmt: skip
     turn_secret = settings.turn.shared_secret_file
     sign_in = assemble_sign_in(settings, db, clock, outbound, personal, flows)
@@ -368,7 +366,6 @@ def build(
         record=flows.record,
         people=administration.people,
         room_administration=administration.rooms,
-        media_administration=administration.media,
         appservices=appservices,
         appservice_accounts=AppserviceAccounts(
             db, clock, appservices, personal.accounts, personal.sessions

@@ -76,7 +76,6 @@ class Visitor:
         *,
         status: int = 200,
         form_actions: tuple[str, ...] = (),
-        script: str | None = None,
         **context: Any,
     ) -> web.Response:
         """Render a page."""
@@ -87,9 +86,8 @@ class Visitor:
             "server_name": self.services.server_name,
         }
         response = render(
-            self.call.request, template, base | context,
-            status=status, form_actions=form_actions, script=script,
-        )  # fmt: skip
+            self.call.request, template, base | context, status=status, form_actions=form_actions
+        )
         if self._is_new:
             self._set_cookie(response, "form", self._form_secret)
         return response

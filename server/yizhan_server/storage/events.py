@@ -14,6 +14,7 @@ import orjson
 
 from yizhan_database import Database, Pos, Row, Transaction, in_list
 from yizhan_server.protocol.event import Pdu, redact_pdu, trust_pdu
+from yizhan_server.protocol.identifiers import EventID
 from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
 
 NOTIFY = 1
@@ -175,6 +176,32 @@ async def pdus_by_nid(db: Database, nids: list[int], version: RoomVersion) -> di
             pdu = join_pdu(client, rest, version)
             found[nid] = redact_pdu(pdu, version) if flags & REDACTED else pdu
     return found
+
+
+async def accepted_pdus(
+    db: Database, room: int, event_ids: Collection[str], version: RoomVersion
+) -> dict[EventID, tuple[int, Pdu]]:
+    """Return those of these events, a few hundred, that are of the room and not rejected.
+
+    As nid and whole PDU; redacted ones in their pruned form.
+    """
+    found: dict[EventID, tuple[int, Pdu]] = {}
+    for nid, flags, client, rest in await db.rows(
+        *in_list(
+            "SELECT nid, flags, client, rest FROM event WHERE event_id IN (??) AND room = ?",
+            event_ids, room,
+        )
+    ):  # fmt: skip
+        if not flags & REJECTED:
+            pdu = join_pdu(client, rest, version)
+            found[pdu.event_id] = (nid, redact_pdu(pdu, version) if flags & REDACTED else pdu)
+    return found
+
+
+async def event_ids_by_nid(db: Database, nids: Collection[int]) -> dict[int, EventID]:
+    """Return the IDs of these events, a few hundred."""
+    rows = await db.rows(*in_list("SELECT nid, event_id FROM event WHERE nid IN (??)", nids))
+    return dict(rows)
 
 
 async def events_after(

@@ -6,7 +6,7 @@ the parent line says at the place where this line begins. Event 0 means that the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from yizhan_database import Database, Pos, Transaction, in_list
@@ -140,11 +140,59 @@ async def full_state_at(db: Database, point: Point) -> dict[int, int]:
     return {key: event for key, event in state.items() if event != REMOVED}
 
 
+async def state_page(db: Database, place: Point, after: int, limit: int) -> list[tuple[int, int]]:
+    """Return (key, event) of what one line alone says at `place`, for the next keys in order.
+
+    The state at a point is what the pages of its `ancestry` say, the innermost prevailing.
+    """
+    rows = await db.rows(
+        "SELECT l.key, l.event FROM state_log AS l JOIN"
+        " (SELECT key, max(seq) AS seq FROM state_log WHERE line = ? AND key > ? AND seq <= ?"
+        " GROUP BY key ORDER BY key LIMIT ?)"
+        " AS newest ON l.line = ? AND l.key = newest.key AND l.seq = newest.seq ORDER BY l.key",
+        place.line, after, place.seq, limit, place.line,
+    )  # fmt: skip
+    return [(key, event) for key, event in rows]
+
+
+async def state_events_at(db: Database, point: Point, keys: Collection[int]) -> dict[int, int]:
+    """Return the events of a few hundred keys in the state at `point`: key number -> event."""
+    found: dict[int, int] = {}
+    missing = set(keys)
+    for place in await ancestry(db, point):
+        if not missing:
+            break
+        found |= await _events_of_line(db, place, missing)
+        missing -= found.keys()
+    return {key: event for key, event in found.items() if event != REMOVED}
+
+
+async def _events_of_line(db: Database, place: Point, keys: Collection[int]) -> dict[int, int]:
+    # A seek for each key. As a join SQLite would read the whole line.
+    rows = await db.rows(
+        *in_list(
+            "SELECT k.nid, (SELECT l.event FROM state_log AS l WHERE l.line = ? AND l.key = k.nid"
+            " AND l.seq <= ? ORDER BY l.seq DESC LIMIT 1) FROM state_key AS k WHERE k.nid IN (??)",
+            place.line, place.seq, keys,
+        )
+    )  # fmt: skip
+    return {key: event for key, event in rows if event is not None}
+
+
 async def differing_keys(db: Database, one: Point, other: Point) -> set[int]:
     """Return the keys whose event differs between two points of one room.
 
     Reads only rows written since the points' common ancestor.
     """
+    return {
+        key
+        for key in await touched_keys(db, one, other)
+        if await state_event_at(db, one, key) != await state_event_at(db, other, key)
+    }
+
+
+async def touched_keys(db: Database, one: Point, other: Point) -> set[int]:
+    """Return the keys that were written since the common ancestor of two points of one room."""
     mine = {place.line: place.seq for place in await ancestry(db, one)}
     theirs = {place.line: place.seq for place in await ancestry(db, other)}
     common = next(line for line in mine if line in theirs)
@@ -166,11 +214,7 @@ async def differing_keys(db: Database, one: Point, other: Point) -> set[int]:
             "SELECT key FROM state_log WHERE line = ? AND seq > ? AND seq <= ?", common, low, high
         )
     }
-    return {
-        key
-        for key in touched
-        if await state_event_at(db, one, key) != await state_event_at(db, other, key)
-    }
+    return touched
 
 
 # The current line
