@@ -205,7 +205,7 @@ yizhan init    建立正式安装：配置、密钥和机密文件
 
 yizhan serve   只运行聊天服务器            --data DIR | --config FILE
 yizhan user    账号：add、import、list、password、lock、suspend、reset-identity、admin、token、log
-yizhan federation  与其他服务器互通：rotate-key
+yizhan federation  与其他服务器互通：check、rotate-key
 yizhan bots    机器人：run、trust、fingerprint
 
 各命令加 --help 可看到详细用法；语言随 LANG 环境变量。""",
@@ -220,7 +220,7 @@ yizhan init    make a real installation: configuration, keys and secrets
 yizhan serve   run the homeserver only     --data DIR | --config FILE
 yizhan user    accounts: add, import, list, password, lock, suspend, reset-identity, admin,
                token, log
-yizhan federation  other servers: rotate-key
+yizhan federation  other servers: check, rotate-key
 yizhan bots    the bot: run, trust, fingerprint
 
 A command with --help tells more; the language follows LANG.""",

@@ -39,6 +39,8 @@ class FederationClient:
     queries: QueryRequests
     keys: KeyRequests
     media: MediaRequests
+    requests: Requests
+    """What all of these send, and how servers are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,15 @@ async def open_federation_client(
     settings: Federation,
     own: ServerName,
     key: SigningKey,
-    db: Database,
+    db: Database | None,
     clock: Clock,
     background: Background,
     names: NameService | None = None,
 ) -> AsyncIterator[FederationClient]:
-    """Be ready to ask other servers in the name of `own`. Raises ConfigurationError."""
+    """Be ready to ask other servers in the name of `own`. Raises ConfigurationError.
+
+    `db` keeps who did not answer; without it nothing is kept.
+    """
     names = names or NameService()
     async with open_connections(settings, names.addresses) as connections:
         peers = Peers(own, settings.allow)
@@ -82,4 +87,5 @@ async def open_federation_client(
             QueryRequests(requests),
             KeyRequests(requests),
             MediaRequests(requests, settings.transfer_timeout_seconds),
+            requests,
         )

@@ -40,9 +40,12 @@ class _Failing:
 
 
 class Destinations:
-    """The back-off of each server. Call `prepare` once before use."""
+    """The back-off of each server. Call `prepare` once before use.
 
-    def __init__(self, db: Database, clock: Clock, background: Background) -> None:
+    Without a database, as for a command that asks once, nothing is kept.
+    """
+
+    def __init__(self, db: Database | None, clock: Clock, background: Background) -> None:
         self._db = db
         self._clock = clock
         self._background = background
@@ -50,6 +53,8 @@ class Destinations:
 
     async def prepare(self) -> None:
         """Read what an earlier run has kept; what nobody has tried for a month is forgotten."""
+        if self._db is None:
+            return
         tx = Transaction()
         storage.delete_stale_destinations(tx, self._clock.now_ms() - FORGOTTEN_AFTER_MS)
         await self._commit(tx)
@@ -129,5 +134,6 @@ class Destinations:
 
     async def _commit(self, tx: Transaction) -> None:
         # At worst a server is asked, or left alone, once more after a restart.
-        with suppress(DatabaseUnavailable):
-            await self._db.commit(tx)
+        if self._db is not None:
+            with suppress(DatabaseUnavailable):
+                await self._db.commit(tx)

@@ -132,6 +132,15 @@ class Requests:
                 await self._check_status(server, question, response)
             yield response
 
+    async def find(self, server: ServerName) -> tuple[Target, ...]:
+        """Return where `server` is, in the order in which it is tried.
+
+        Raises PeerNotAllowed and RemoteUnavailable.
+        """
+        self._peers.check(server)
+        async with self.failures_of(server), asyncio.timeout(self._timeout_seconds):
+            return await self._discovery.find(server, self.session_to(server))
+
     @asynccontextmanager
     async def failures_of(self, server: ServerName) -> AsyncIterator[None]:
         """Turn what goes wrong with a connection to `server` into a RemoteFailure."""
