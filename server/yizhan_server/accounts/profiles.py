@@ -33,7 +33,6 @@ MAX_DISPLAY_NAME_BYTES = 1024
 MAX_AVATAR_URL_BYTES = 1024
 
 _FIELD_NAME = re.compile(r"avatar_url|displayname|m\.tz|[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_-]*)+")
-_MXC = re.compile(r"mxc://[^/\s]+/[A-Za-z0-9_-]+")
 
 
 class Profiles:
@@ -116,12 +115,10 @@ def check_field_value(field: str, value: object) -> bytes:
         not isinstance(value, str) or len(encoded) > MAX_DISPLAY_NAME_BYTES
     ):
         raise InvalidParam(f"displayname is a string of at most {MAX_DISPLAY_NAME_BYTES} bytes")
-    if field == AVATAR_URL and (
-        not isinstance(value, str)
-        or len(encoded) > MAX_AVATAR_URL_BYTES
-        or _MXC.fullmatch(value) is None
-    ):
-        raise InvalidParam("avatar_url is an mxc:// URI")
+    # Bridges of old set what the other network has: not mxc:// URIs. To refuse them would keep
+    # nothing out, for a member event says what its sender likes; clients show nothing else.
+    if field == AVATAR_URL and (not isinstance(value, str) or len(encoded) > MAX_AVATAR_URL_BYTES):
+        raise InvalidParam(f"avatar_url is a URI of at most {MAX_AVATAR_URL_BYTES} bytes")
     if field == "m.tz" and not isinstance(value, str):
         raise InvalidParam("m.tz is a string")
     return encoded
