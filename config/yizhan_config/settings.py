@@ -268,6 +268,7 @@ class Retention(Section, frozen=True, kw_only=True):
     default_days: Count = 0
     shortest_days: Count = 1
     longest_days: Count = 0
+    self_destruction: bool = False
 
 
 class ServerNotices(Section, frozen=True, kw_only=True):

@@ -97,6 +97,7 @@ from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.relations import Relations
 from yizhan_server.rooms.rendering import EventRenderer
 from yizhan_server.rooms.retention import Retention
+from yizhan_server.rooms.self_destruction import SelfDestruction
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.summaries import RoomSummaries
 from yizhan_server.rooms.upgrade import RoomUpgrades
@@ -224,6 +225,9 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         background.keep("delayed events", homeserver.services.delayed.run)
         retention = Retention(db, clock, homeserver.services.rooms, settings.retention)
         background.keep("retention", retention.run)
+        if settings.retention.self_destruction:
+            destruction = SelfDestruction(db, homeserver.stream, clock, homeserver.services.rooms)
+            background.keep("self-destruction", destruction.run)
         background.keep("url previews", homeserver.services.url_previews.run)
         background.keep("search index", homeserver.services.message_search.run)
         background.keep("sliding connections", homeserver.connections.run)

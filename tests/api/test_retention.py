@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -11,9 +12,14 @@ from yizhan_config.settings import Retention as RetentionSettings
 from yizhan_server.clock import SystemClock
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.retention import DAY_MS, Retention
+from yizhan_server.rooms.self_destruction import SelfDestruction
 from yizhan_server.rooms.writer import Draft
+from yizhan_testing.homeserver import homeserver_in_process
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
 
 
@@ -100,3 +106,37 @@ async def test_a_batch_ends_between_two_moments(
 
 def _message(person: Person, number: int) -> Draft:
     return Draft(UserID(person.user_id), "m.room.message", {"body": str(number)})
+
+
+async def test_a_message_is_erased_at_the_time_that_its_sender_named(
+    homeserver: HomeserverInProcess, alice: Person, bob: Person
+) -> None:
+    room = await alice.creates_room(invite=[bob])
+    await bob.joins(room)
+    now_ms = SystemClock().now_ms()
+    for name, due in (("soon", DAY_MS), ("later", 3 * DAY_MS)):
+        await alice.says(room, name, **{"org.matrix.self_destruct_after": now_ms + due})
+    await alice.says(room, "never", **{"org.matrix.self_destruct_after": "soon"})
+    parts = homeserver.parts
+    for days, left in ((0, ["soon", "later", "never"]), (2, [None, "later", "never"])):
+        clock, services = LaterClock(days), parts.services
+        destruction = SelfDestruction(services.db, parts.stream, clock, services.rooms)
+        await destruction.catch_up()
+        await destruction.erase_due()
+        assert await texts(bob, room) == left
+    # Also to whoever reads it from the recent events in memory.
+    assert (await bob.syncs()).texts(room) == ["", "later", "never"]
+
+
+async def test_the_server_erases_by_itself_where_that_is_switched_on(
+    tmp_path: Path, dialect: Dialect
+) -> None:
+    switch = {"retention.self_destruction": True}
+    async with homeserver_in_process(tmp_path, dialect, 1, **switch) as homeserver:
+        alice = await homeserver.person("alice")
+        room = await alice.creates_room()
+        moment = SystemClock().now_ms() + 200
+        await alice.says(room, "gone", **{"org.matrix.self_destruct_after": moment})
+        async with asyncio.timeout(10):
+            while await texts(alice, room) != [None]:
+                assert await texts(alice, room) in (["gone"], [None])

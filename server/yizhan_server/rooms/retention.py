@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from yizhan_config.settings import Retention as RetentionSettings
-from yizhan_database import Database, Transaction
+from yizhan_database import Commit, Database, Transaction
 from yizhan_server.clock import Clock
 from yizhan_server.protocol.event import redact_pdu
 from yizhan_server.rooms.registry import Rooms
@@ -75,18 +76,28 @@ class Retention:
             if len(due) == BATCH:
                 due += await storage.find_due(self._db, nid, last_ms - 1, last_ms, 100 * BATCH)
             await self._erase_events(room, dict.fromkeys(e[0] for e in due), last_ms)
-            for _, event_id, _ in due:
-                room.redacted(event_id, None)
             after_ms = last_ms
             await asyncio.sleep(0)
 
     async def _erase_events(self, room: Room, nids: dict[int, None], upto_ms: int) -> None:
-        pdus = await stored_events.pdus_by_nid(self._db, list(nids), room.version)
         tx = Transaction()
-        for nid, pdu in pdus.items():
-            pruned = stored_events.split_pdu(redact_pdu(pdu, room.version))
-            storage.erase_event(tx, nid, pruned)
-            stored_search.replace_document(tx, self._db, nid, room.nid, [])
+        await record_erasure(self._db, tx, room, nids)
         storage.advance_retention(tx, room.nid, upto_ms)
         await self._db.commit(tx)
         log.info("old messages erased", extra={"room_id": room.room_id, "count": len(nids)})
+
+
+async def record_erasure(db: Database, tx: Transaction, room: Room, nids: Iterable[int]) -> None:
+    """Record that events of a room lose their content; it is out of sight with the commit."""
+    pdus = await stored_events.pdus_by_nid(db, list(nids), room.version)
+    for nid, pdu in pdus.items():
+        pruned = stored_events.split_pdu(redact_pdu(pdu, room.version))
+        storage.erase_event(tx, nid, pruned)
+        stored_search.replace_document(tx, db, nid, room.nid, [])
+    event_ids = [pdu.event_id for pdu in pdus.values()]
+
+    def forget(_: Commit) -> None:
+        for event_id in event_ids:
+            room.redacted(event_id, None)
+
+    tx.after_commit(forget)

@@ -187,6 +187,7 @@ sub _write_config
       url_previews => { enabled => $yes },
       directory => { everybody => $no, rooms_without_sign_in => $yes },
       presence  => { enabled => $yes },
+      retention => { self_destruction => $yes },
       identity  => { allow => [ "*" ] },
       appservices => { registrations => \@registrations },
       outbound  => { allow => [ "127.0.0.0/8", "localhost" ] },
