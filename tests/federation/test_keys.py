@@ -15,8 +15,9 @@ from yizhan_server.app import MIGRATIONS
 from yizhan_server.clock import SystemClock
 from yizhan_server.federation_client.own_keys import rotate
 from yizhan_server.protocol.identifiers import ServerName
-from yizhan_server.protocol.server_keys import check_server_keys
-from yizhan_server.protocol.signing import VerifyKey, verify_signed_json
+from yizhan_server.protocol.server_keys import OldKey, check_server_keys
+from yizhan_server.protocol.signing import SigningKey, VerifyKey, verify_signed_json
+from yizhan_server.storage.server_keys import find_keys
 from yizhan_testing.certificates import CertificateAuthority
 from yizhan_testing.databases import Dialect, opened_fresh
 from yizhan_testing.homeserver import (
@@ -29,6 +30,7 @@ from yizhan_testing.peer import Peer, federating, open_peer
 
 KEYS = "/_matrix/key/v2/server"
 QUERY = "/_matrix/key/v2/query"
+HOUR_MS = 3_600_000
 ASKED = "/_matrix/federation/v1/publicRooms"
 
 JsonObject = dict[str, Any]
@@ -211,6 +213,62 @@ async def test_a_notary_is_believed_only_with_both_signatures(
             }
             assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
     assert notary.count(QUERY) == 1
+
+
+async def test_a_notary_may_say_that_a_key_is_still_valid_but_not_what_it_is(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    clock = SteppingClock()
+    async with open_peer(authority) as notary:
+        settings = settings_for(
+            tmp_path,
+            **federating(authority, peer, notary),
+            **{"federation.trusted_key_servers": [notary.name]},
+        )
+        async with (
+            opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
+            served(settings, db, clock) as homeserver,
+        ):
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+            peer.is_down = True
+            clock.ahead_ms += 25 * HOUR_MS
+            notary.answers["GET", KEYS] = notary.published(now_ms=clock.now_ms())
+            right, other = peer.key, SigningKey.generate("p1")
+            peer.key = other
+            false = notary.vouches(peer.published(now_ms=clock.now_ms()))
+            notary.answers["POST", QUERY] = {"server_keys": [false]}
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+
+            peer.key = right
+            clock.ahead_ms += 61_000
+            true = notary.vouches(peer.published(now_ms=clock.now_ms()))
+            notary.answers["POST", QUERY] = {"server_keys": [true]}
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+            peer.key = other
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+
+
+async def test_of_a_server_that_has_ever_new_keys_the_last_ones_are_kept(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    clock = SteppingClock()
+    settings = settings_for(tmp_path, **federating(authority, peer))
+    async with (
+        opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
+        served(settings, db, clock) as homeserver,
+    ):
+        for day in range(5):
+            old = SigningKey.generate("x").verify_key.public_key
+            peer.old_keys = [
+                OldKey(VerifyKey(f"ed25519:{day}_{n}", old), clock.now_ms() - n) for n in range(50)
+            ]
+            peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+            clock.ahead_ms += 25 * HOUR_MS
+        kept = {each.key_id for each in await find_keys(db, peer.name)}
+    assert len(kept) == 200
+    assert {peer.key.key_id, "ed25519:4_49", "ed25519:1_0"} <= kept
+    assert "ed25519:0_49" not in kept
 
 
 async def test_the_server_vouches_for_keys_of_servers_it_speaks_with(

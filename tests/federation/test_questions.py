@@ -15,7 +15,7 @@ from yizhan_testing.certificates import CertificateAuthority
 from yizhan_testing.crypto_identity import CrossSigningIdentity, CryptoDevice
 from yizhan_testing.databases import StatementRecorder, fresh_database
 from yizhan_testing.homeserver import HomeserverInProcess, Person, homeserver_in_process
-from yizhan_testing.media import encoded, gradient, uploads
+from yizhan_testing.media import encoded, gradient, stored_files, uploads
 from yizhan_testing.peer import Answered, Peer, federating, open_peer
 
 V1 = "/_matrix/federation/v1"
@@ -129,6 +129,9 @@ async def test_nobody_elses_keys_are_asked_for_here(
     ):
         answer = await peer.asks(homeserver, method, uri(path), content)
         assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM"), path
+    many: JsonObject = {"device_keys": {f"@u{n}:test.example": [] for n in range(1001)}}
+    answer = await peer.asks(homeserver, "POST", uri("/user/keys/query"), many)
+    assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
 
 
 # endregion
@@ -240,6 +243,21 @@ async def test_a_file_is_sent_as_it_was_uploaded_after_its_metadata(
         assert metadata == ({"Content-Type": "application/json"}, b"{}")
         assert headers == {"Content-Type": kind, "Content-Disposition": disposition}
         assert sent == content
+
+
+async def test_a_file_that_is_lost_is_not_found_and_its_length_can_be_asked_for(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    mxc = await uploads(alice, b"abc", "text/plain")
+    path = uri(f"/media/download/{mxc.rpartition('/')[2]}")
+    whole = await peer.asks(homeserver, "GET", path)
+    head = await peer.asks(homeserver, "HEAD", path)
+    assert (head.status, head.content) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(whole.content))
+    for file in stored_files(homeserver):
+        file.unlink()
+    gone = await peer.asks(homeserver, "GET", path)
+    assert (gone.status, gone.errcode) == (404, "M_NOT_FOUND")
 
 
 async def test_a_thumbnail_is_made_for_another_server(
