@@ -10,6 +10,7 @@ from yizhan_server.accounts.account_data import AccountData
 from yizhan_server.accounts.accounts import Accounts, AttemptLimit
 from yizhan_server.accounts.browser_sessions import BrowserSessions
 from yizhan_server.accounts.confirmation import Confirmations
+from yizhan_server.accounts.confirmation_sessions import ConfirmationSessions
 from yizhan_server.accounts.filters import Filters
 from yizhan_server.accounts.identity_reset import IdentityResets
 from yizhan_server.accounts.ignoring import Ignoring
@@ -99,12 +100,18 @@ def assemble_personal_services(
     profiles = Profiles(db)
     ignoring = Ignoring(db)
     secret_file = settings.registration.shared_secret_file
+    lifetime_seconds = settings.sessions.confirmation_lifetime_seconds
     return PersonalServices(
         accounts=accounts,
         sessions=sessions,
         passwords=passwords,
         confirmations=Confirmations(
-            db, clock, accounts, settings.sessions.confirmation_lifetime_seconds
+            db,
+            clock,
+            accounts,
+            ConfirmationSessions(clock, read_secret(settings.signing_key_file), lifetime_seconds),
+            lifetime_seconds,
+            has_provider=bool(settings.sso.oidc.issuer or settings.sso.cas.server_url),
         ),
         registration=Registration(
             db,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from yizhan_server.admin.media import MediaAdministration
 from yizhan_server.admin.people import PeopleAdministration
 from yizhan_server.admin.rooms import RoomAdministration
 from yizhan_server.admin.tasks import Tasks
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from yizhan_server.flows.deactivation import Deactivation
     from yizhan_server.flows.device_rename import DeviceRename
     from yizhan_server.flows.profile_change import ProfileChange
+    from yizhan_server.media.repository import ContentRepository
     from yizhan_server.protocol.identifiers import ServerName
     from yizhan_server.rooms.aliases import Aliases
     from yizhan_server.rooms.creation import RoomCreation
@@ -35,6 +37,7 @@ class Administration:
 
     people: PeopleAdministration
     rooms: RoomAdministration
+    media: MediaAdministration
     removal: RoomRemoval
 
 
@@ -56,6 +59,7 @@ def assemble_administration(
     renderer: EventRenderer,
     aliases: Aliases,
     departures: Departures,
+    media: ContentRepository,
 ) -> Administration:
     """Build the services."""
     removal = RoomRemoval(db, rooms, members, creation, writer, aliases, departures, server_name)
@@ -85,6 +89,15 @@ def assemble_administration(
             aliases=aliases,
             history_purge=HistoryPurge(db, server_name),
             removal=removal,
+        ),
+        media=MediaAdministration(
+            db,
+            clock,
+            flows.record,
+            accounts=personal.accounts,
+            rooms=rooms,
+            media=media,
+            server_name=server_name,
         ),
         removal=removal,
     )

@@ -218,6 +218,7 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         homeserver.appservice_delivery.start()
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
+        background.keep("unnamed files", homeserver.services.media.run)
         background.keep("room removals", homeserver.removal.resume)
         background.keep("oauth", homeserver.services.oauth_grants.run)
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
@@ -321,6 +322,7 @@ def build(
         personal=personal, flows=flows, profile_change=profile_change, deactivation=deactivation,
         device_rename=device_rename, rooms=rooms, members=members, creation=creation,
         writer=writer, renderer=renderer, aliases=aliases, departures=departures,
+        media=media,
     )  # fmt: skip
     turn_secret = settings.turn.shared_secret_file
     sign_in = assemble_sign_in(settings, db, clock, outbound, personal, flows)
@@ -370,6 +372,7 @@ def build(
         record=flows.record,
         people=administration.people,
         room_administration=administration.rooms,
+        media_administration=administration.media,
         appservices=appservices,
         appservice_accounts=AppserviceAccounts(
             db, clock, appservices, personal.accounts, personal.sessions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -44,3 +45,27 @@ async def test_a_token_in_the_query_string_is_a_setting(tmp_path: Path) -> None:
                 headers={"Authorization": f"Bearer {alice.token}"},
             ) as response:
                 assert response.status == (401 if allowed else 200)
+
+
+async def test_the_state_after_a_timeline_stands_where_the_client_looks(alice: Person) -> None:
+    room = await alice.creates_room(name="经营部")
+    await alice.says(room, "你好")
+    wanted = json.dumps({"room": {"timeline": {"limit": 1}}})
+    names = {"state", "state_after", "org.matrix.msc4222.state_after"}
+
+    for asked, found in (
+        ({}, "state"),
+        ({"use_state_after": "true"}, "state_after"),
+        ({"org.matrix.msc4222.use_state_after": "true"}, "org.matrix.msc4222.state_after"),
+    ):
+        section = (await alice.get("/v3/sync", filter=wanted, **asked))["rooms"]["join"][room]
+        assert names & section.keys() == {found}
+        contents = [event["content"] for event in section[found]["events"]]
+        assert {"name": "经营部"} in contents
+
+    since = (await alice.syncs()).next_batch
+    await alice.leaves(room)
+    body = await alice.get(
+        "/v3/sync", since=since, **{"org.matrix.msc4222.use_state_after": "true"}
+    )
+    assert "org.matrix.msc4222.state_after" in body["rooms"]["leave"][room]

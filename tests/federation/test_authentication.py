@@ -30,6 +30,9 @@ ENDPOINTS = [
 UNSIGNED = {
     ("GET", "/_matrix/federation/v1/version"),
     ("GET", "/_matrix/federation/v1/openid/userinfo"),
+    # Called by identity servers, which have no name among servers; what they bring is signed.
+    ("PUT", "/_matrix/federation/v1/3pid/onbind"),
+    ("POST", "/_matrix/federation/v1/3pid/onbind"),
 }
 """What the specification leaves open to everybody."""
 

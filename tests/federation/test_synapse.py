@@ -14,12 +14,13 @@ import pytest
 from aiohttp import web
 
 from yizhan_server.protocol.identifiers import ServerName, UserID
-from yizhan_server.protocol.signing import VerifyKey, verify_signed_json
+from yizhan_server.protocol.signing import SigningKey, VerifyKey, verify_signed_json
 from yizhan_testing.certificates import CertificateAuthority
 from yizhan_testing.crypto_identity import CryptoDevice
 from yizhan_testing.homeserver import HomeserverInProcess, Person, homeserver_in_process
 from yizhan_testing.media import encoded, gradient, uploads
 from yizhan_testing.synapse import Synapse, free_port
+from yizhan_testing.synapse_rooms import go_through_rooms
 
 JsonObject = dict[str, Any]
 
@@ -105,6 +106,8 @@ async def test_a_synapse_and_this_server_ask_each_other(tmp_path: Path) -> None:
             await asks_us(zhang, alice, here)
             await asked_by_us(homeserver, synapse, zhang)
             await vouch_for_each_other(homeserver, synapse)
+            key = SigningKey.parse((tmp_path / "secrets/signing.key").read_text())
+            await go_through_rooms(homeserver, synapse, zhang, key)
     finally:
         await synapse.stop()
 

@@ -25,9 +25,9 @@ pytestmark = [
 
 ACTS = 1000
 PEOPLE = 5
-WATCHED = 2
-"""Of the five, those who have real clients, one on each sync."""
 CATCH_UP_S = 30
+LATEST = 10
+"""Of each room, the events at the end of the timeline that are compared."""
 
 
 async def test_encrypted_conversation_over_sliding_sync(town: Town) -> None:
@@ -67,35 +67,44 @@ async def test_unread_messages_are_counted_over_sliding_sync(town: Town) -> None
     await alice.sees_unread(room, 0, 0)
 
 
-async def test_a_late_device_reads_what_it_is_given_over_sliding_sync(town: Town) -> None:
+@pytest.mark.parametrize("sync", ["sliding", "classic"])
+async def test_a_late_device_reads_what_it_is_given(town: Town, sync: str) -> None:
     alice = await town.js(await town.person("alice"))
     room = await alice.creates_room(name="经营部", encrypted=False)
     for number in range(40):
         await alice.says(room, str(number))
 
-    late = await town.js(alice.user_id, sync="sliding")
+    late = await town.js(alice.user_id, sync=sync)
     await late.reads("39", room=room)
     assert (await late.rooms())[room]["name"] == "经营部"
     await late.scrolls_back(room)
     assert (await late.reads("0", room=room)).sender == alice.user_id
 
 
-async def test_both_syncs_show_the_same_after_a_random_script(town: Town) -> None:
-    random = Random(5)
+@pytest.mark.parametrize(("seed", "watched"), [(5, 2), pytest.param(6, 5, marks=pytest.mark.long)])
+async def test_both_syncs_show_the_same_after_a_random_script(
+    town: Town, seed: int, watched: int
+) -> None:
+    """`watched` of the five have real clients, one on each sync."""
+    random = Random(seed)
     async with aiohttp.ClientSession() as http:
         people = [await _person(town, http, f"p{number}") for number in range(PEOPLE)]
         acts = RandomActs(random, people)
-        watched = [
+        pairs = [
             (await town.js(person.user_id, sync="sliding"), await town.js(person.user_id))
-            for person in people[:WATCHED]
+            for person in people[:watched]
         ]
         while acts.done < ACTS:
             await acts.act()
 
-        for sliding, classic in watched:
+        highlights = 0
+        for sliding, classic in pairs:
             shown = await _settled(sliding, classic)
             assert sum(room["membership"] == "join" for room in shown.values()) > 1
             assert sum(room["notifications"] for room in shown.values()) > 1
+            highlights += sum(room["highlights"] for room in shown.values())
+        # The script was one that could have told a difference.
+        assert highlights > 1
 
 
 async def _person(town: Town, http: aiohttp.ClientSession, name: str) -> Person:
@@ -132,6 +141,6 @@ async def _shown(client: JsClient) -> dict[str, Any]:
     """Return what is to be the same; names differ while the classic client knows no member."""
     return {
         room_id: {key: value for key, value in room.items() if key != "name"}
-        for room_id, room in (await client.rooms()).items()
+        for room_id, room in (await client.rooms(latest=LATEST)).items()
         if room["membership"] in ("join", "invite")
     }

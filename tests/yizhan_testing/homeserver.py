@@ -315,6 +315,22 @@ async def served(
             await runner.cleanup()
 
 
+def configure(folder: Path, **settings: str) -> None:
+    """Write what the program reads at its start; `settings` are lines of TOML by key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_secrets(folder)
+    lines = {
+        "listen.client": '"127.0.0.1:0"',
+        "rate_limits.enabled": "false",
+        "rooms.encrypt_by_default": '"off"',
+        **settings,
+    }
+    text = 'server_name = "localhost"\n' + "".join(
+        f"{key} = {value}\n" for key, value in lines.items()
+    )
+    (folder / "yizhan.toml").write_text(text)
+
+
 class Homeserver(_Accounts):
     """The program as a process of its own, as `yizhan serve` runs it."""
 
@@ -322,6 +338,8 @@ class Homeserver(_Accounts):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.before: tuple[str, ...] = ()
+        """Words before the command, such as those that enter a network namespace."""
         self.server_name = "localhost"
         self.base_url = ""
         self.process: asyncio.subprocess.Process | None = None
@@ -330,18 +348,7 @@ class Homeserver(_Accounts):
     @classmethod
     async def start(cls, folder: Path, **settings: str) -> Self:
         """Write a configuration into `folder` and start; `settings` are lines of TOML by key."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_secrets(folder)
-        lines = {
-            "listen.client": '"127.0.0.1:0"',
-            "rate_limits.enabled": "false",
-            "rooms.encrypt_by_default": '"off"',
-            **settings,
-        }
-        text = 'server_name = "localhost"\n' + "".join(
-            f"{key} = {value}\n" for key, value in lines.items()
-        )
-        (folder / "yizhan.toml").write_text(text)
+        configure(folder, **settings)
         server = cls(folder)
         await server.resume()
         return server
@@ -349,7 +356,7 @@ class Homeserver(_Accounts):
     async def resume(self) -> None:
         """Start the process (again) on the same data."""
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", *self.program, "--data", str(self.folder), "serve",
+            *self.before, sys.executable, "-P", *self.program, "--data", str(self.folder), "serve",
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self.process.stderr is not None

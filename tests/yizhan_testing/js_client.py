@@ -17,7 +17,7 @@ import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack, cast
+from typing import Any, Protocol, Self, TypedDict, Unpack, cast
 
 from yizhan_testing.driven_program import Connection
 from yizhan_testing.node import find_node, install_packages
@@ -144,15 +144,18 @@ class JsClient:
         return client
 
     @classmethod
-    async def launch(cls, *, ca: Path | None = None) -> Self:
-        """Start the process only: for tests of discovery and of failing logins."""
+    async def launch(cls, *, ca: Path | None = None, before: tuple[str, ...] = ()) -> Self:
+        """Start the process only: for tests of discovery and of failing logins.
+
+        `before` are words before the command, such as those that enter a network namespace.
+        """
         await asyncio.to_thread(install_packages, DRIVER)
         environment = dict(os.environ)
         if ca is not None:
             environment["NODE_EXTRA_CA_CERTS"] = str(ca)
         loop = asyncio.get_running_loop()
         _, connection = await loop.subprocess_exec(
-            Connection, find_node(), DRIVER / "driver.mjs", env=environment
+            Connection, *before, find_node(), DRIVER / "driver.mjs", env=environment
         )
         await connection.ready
         return cls(connection)
@@ -198,10 +201,28 @@ class JsClient:
         self.access_token = session["access_token"]
 
     async def starts_syncing(
-        self, *, sync: str = "classic", exclude_insecure_devices: bool = False, within: float = 60
+        self,
+        *,
+        sync: str = "classic",
+        exclude_insecure_devices: bool = False,
+        initial_limit: int = 30,
+        room_list: JsonObject | None = None,
+        within: float = 60,
     ) -> None:
-        """Start encryption and /sync; returns after the first answer."""
-        await self.call("start", within, sync=sync, excludeInsecureDevices=exclude_insecure_devices)
+        """Start encryption and /sync; returns after the first answer.
+
+        `initial_limit` is the length of timelines in the first answer of the classic sync;
+        `room_list` is what the sliding one asks for at first: its own words, and `last`, the
+        index of the last room.
+        """
+        await self.call(
+            "start",
+            within,
+            sync=sync,
+            excludeInsecureDevices=exclude_insecure_devices,
+            initialSyncLimit=initial_limit,
+            list=room_list,
+        )
 
     async def call(self, method: str, within: float = WAIT_S, /, **params: Any) -> JsonObject:
         """Call a method of the driver; parameters that are None are left out."""
@@ -419,9 +440,17 @@ class JsClient:
     ) -> None:
         await self.call("sees_typing", within, roomId=room, userId=user_id, typing=typing)
 
-    async def rooms(self) -> dict[str, JsonObject]:
-        """Return of each room `membership`, `name`, ids of the `latest` events, and the counts."""
-        return dict((await self.call("rooms"))["rooms"])
+    async def rooms(self, *, latest: int = 3) -> dict[str, JsonObject]:
+        """Return of each room `membership`, `name`, the counts, and ids of its `latest` events."""
+        return dict((await self.call("rooms", latest=latest))["rooms"])
+
+    async def widens_list(self, last: int) -> None:
+        """Ask the sliding sync for the rooms up to the index `last` from now on."""
+        await self.call("widens_list", last=last)
+
+    async def lists_rooms(self, count: int, within: float = WAIT_S) -> None:
+        """Wait until the list shows so many rooms by the names that they were given."""
+        await self.call("lists_rooms", within, count=count)
 
     async def unread(self, room: str) -> JsonObject:
         """Return `notifications`, `highlights`, and the same of each of `threads`."""
@@ -555,10 +584,17 @@ class JsClient:
         return shown
 
 
+class Driven(Protocol):
+    """A client whose program has the methods of verification."""
+
+    async def call(self, method: str, within: float = WAIT_S, /, **params: Any) -> JsonObject:
+        """Call a method of the program."""
+
+
 class Verification:
     """One verification in progress, on one side."""
 
-    def __init__(self, client: JsClient, handle: int) -> None:
+    def __init__(self, client: Driven, handle: int) -> None:
         self._client = client
         self._handle = handle
 

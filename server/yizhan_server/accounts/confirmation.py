@@ -17,20 +17,24 @@ import orjson
 from typing_extensions import override
 
 from yizhan_database import Transaction
+from yizhan_server.accounts.confirmation_sessions import Begun
 from yizhan_server.accounts.registration_sessions import MAX_SESSION_BYTES
 from yizhan_server.accounts.text import check_text
 from yizhan_server.protocol.errors import BadJson, Forbidden, MatrixError
 from yizhan_server.protocol.identifiers import UserID, localpart_of
 from yizhan_server.storage import accounts as storage
+from yizhan_server.storage import browser_sessions as browser_storage
 
 if TYPE_CHECKING:
     from yizhan_database import Database
     from yizhan_server.accounts.accounts import Accounts
+    from yizhan_server.accounts.confirmation_sessions import ConfirmationSessions
     from yizhan_server.clock import Clock
 
 PASSWORD = "m.login.password"  # noqa: S105 - the name of a stage
 DUMMY = "m.login.dummy"
 OAUTH = "m.oauth"
+SSO = "m.login.sso"
 REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105
 
 Flow = tuple[str, ...]
@@ -93,12 +97,21 @@ class Confirmations:
     """Demands user-interactive authentication."""
 
     def __init__(
-        self, db: Database, clock: Clock, accounts: Accounts, lifetime_seconds: int
+        self,
+        db: Database,
+        clock: Clock,
+        accounts: Accounts,
+        sessions: ConfirmationSessions,
+        lifetime_seconds: int,
+        *,
+        has_provider: bool,
     ) -> None:
         self._db = db
         self._clock = clock
         self._accounts = accounts
+        self._sessions = sessions
         self._lifetime_ms = lifetime_seconds * 1000
+        self._has_provider = has_provider
 
     async def require(
         self,
@@ -111,17 +124,26 @@ class Confirmations:
     ) -> Confirmed:
         """Return when the request's `auth` completes one of `flows`, else answer the 401.
 
-        `operation` is the method and path: a session begun for one is worth nothing for another.
-        `new_session` is the id that a new session gets; without it, a random one.
+        `operation` is the method and path: a session begun for one is refused for another.
+        `new_session` is the id that a new session gets; without it, one for user and operation.
+        Whoever comes from an identity provider may confirm there, and must without a password.
         """
+        if user_id is not None:
+            flows = await self._flows_for(user_id, flows)
+            begun = Begun(user_id, operation)
+            new_session = new_session or self._sessions.seal(begun)
+        else:
+            begun, new_session = None, new_session or _new_session()
         if auth is None:
-            raise ConfirmationNeeded(flows, new_session or _new_session(), ())
+            raise ConfirmationNeeded(flows, new_session, ())
         session = auth.get("session")
         if session is not None and not isinstance(session, str):
             raise BadJson("'auth.session' must be a string")
+        if session is not None and self._sessions.open(session) not in (None, begun):
+            raise Forbidden("This session was begun for something else")
         completed, registration_token = await self._find(session, user_id, operation)
         known_session = session if completed else None
-        session = session or _new_session()
+        session = session or new_session
         stage = auth.get("type")
         if stage is not None and stage not in completed:
             if not any(flow[: len(completed) + 1] == (*completed, stage) for flow in flows):
@@ -140,6 +162,25 @@ class Confirmations:
             await self._keep(session, user_id, operation, completed, registration_token)
         raise ConfirmationNeeded(flows, session, completed)
 
+    def find_begun(self, session: str) -> Begun | None:
+        """Return what a session was begun for, None when there is none (any more)."""
+        return self._sessions.open(session)
+
+    async def confirm_at_provider(self, session: str, begun: Begun) -> None:
+        """Complete the stage of whoever just proved at the provider to be `begun.user_id`."""
+        await self._keep(session, begun.user_id, begun.operation, (SSO,), None)
+
+    async def _flows_for(self, user_id: UserID, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
+        if flows is not BY_PASSWORD or not self._has_provider:
+            return flows
+        if not await browser_storage.is_linked(self._db, user_id):
+            return flows
+        account = await self._accounts.find_active(user_id)
+        by_provider: tuple[Flow, ...] = ((SSO,),)
+        if account is None or account.password_hash is None:
+            return by_provider
+        return flows + by_provider
+
     async def is_registration_token_valid(self, token: str) -> bool:
         """Tell whether a registration token could be used now."""
         if not token or len(token) > MAX_REGISTRATION_TOKEN_LENGTH or not token.isascii():
@@ -155,6 +196,8 @@ class Confirmations:
         if stage == PASSWORD and user_id is not None:
             await self._check_password(auth, user_id)
             return None
+        if stage == SSO:
+            raise Forbidden("This is confirmed on the page of the stage")
         if stage == REGISTRATION_TOKEN:
             token = auth.get("token")
             if isinstance(token, str) and await self.is_registration_token_valid(token):

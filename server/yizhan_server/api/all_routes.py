@@ -5,6 +5,7 @@ from __future__ import annotations
 from yizhan_server.api import (
     account,
     account_data,
+    admin_media,
     admin_people,
     admin_rooms,
     admin_server,
@@ -51,6 +52,7 @@ from yizhan_server.api.federation import version as federation_version
 ROUTES = (
     account.routes,
     account_data.routes,
+    admin_media.routes,
     admin_people.routes,
     admin_people.whois_routes,
     admin_rooms.routes,

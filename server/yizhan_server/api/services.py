@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.registration_sessions import RegistrationSessions
     from yizhan_server.accounts.sessions import Sessions
     from yizhan_server.admin.administration import UserAdministration
+    from yizhan_server.admin.media import MediaAdministration
     from yizhan_server.admin.people import PeopleAdministration
     from yizhan_server.admin.record import Record
     from yizhan_server.admin.rooms import RoomAdministration
@@ -131,6 +132,7 @@ class Services:
     record: Record
     people: PeopleAdministration
     room_administration: RoomAdministration
+    media_administration: MediaAdministration
     appservices: Appservices
     appservice_accounts: AppserviceAccounts
     appservice_queries: AppserviceQueries

@@ -16,6 +16,7 @@ from yizhan_server.protocol.stream_token import (
     parse_sync_token,
 )
 from yizhan_server.sync.filters import SyncFilter, parse_sync_filter
+from yizhan_server.sync.rooms import StateSection
 from yizhan_server.sync.sliding.request import SlidingBody, make_request
 from yizhan_server.sync.sync import SyncRequest
 
@@ -35,8 +36,7 @@ async def sync(call: Call[None]) -> bytes:
             wanted=await _filter(call),
             timeout_ms=call.query_int("timeout", 0, high=MAX_TIMEOUT_MS),
             full_state=call.query_bool("full_state"),
-            use_state_after=call.query_bool("use_state_after")
-            or call.query_bool("org.matrix.msc4222.use_state_after"),
+            state_section=_state_section(call),
             set_presence=call.query_choice("set_presence", STATES, "online") or "online",
         )
     )
@@ -58,6 +58,15 @@ async def sliding_sync(call: Call[SlidingBody]) -> bytes:
             set_presence=presence,
         )
     )
+
+
+def _state_section(call: Call[None]) -> StateSection:
+    """Return where the client looks for a room's state; it knows `state_after` by one name only."""
+    if call.query_bool("use_state_after"):
+        return "state_after"
+    if call.query_bool("org.matrix.msc4222.use_state_after"):
+        return "org.matrix.msc4222.state_after"
+    return "state"
 
 
 def _sliding_token(pos: str | None) -> SlidingToken | None:

@@ -6,8 +6,8 @@
 
 A file appears under its name only when its bytes are on the disk (write, fsync, rename, fsync of
 the folder), and only then does a row name it. So a crash leaves at worst a file without a row,
-which the next upload of the same bytes adopts. Whoever removes files must do so after the commit
-that found their reference count at 0, and put up with an upload that replaces them meanwhile.
+which the next upload of the same bytes adopts. Files are removed after the commit that found their
+reference count at 0, while no upload stands between its file and its row (`media.placing`).
 
 Everything here blocks: it is called in threads. One process owns the folder.
 """
@@ -55,6 +55,11 @@ class FileStore:
         """Return the folder of what was made from the file with this digest."""
         name = digest.hex()
         return self._thumbnails / name[:2] / name
+
+    def remove(self, digest: bytes) -> None:
+        """Remove the bytes with this digest and what was made from them; nothing may name them."""
+        shutil.rmtree(self.thumbnails_of(digest), ignore_errors=True)
+        self.path_of(digest).unlink(missing_ok=True)
 
     def new_path(self) -> Path:
         """Return the name of a file to be written and then moved, on the same file system."""

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 from yizhan_database import Database, GuardFailed, Transaction
 from yizhan_server.clock import Clock
 from yizhan_server.media.files import FileStore, IncomingFile, KeptFile
+from yizhan_server.media.placing import Placing
 from yizhan_server.protocol.errors import Forbidden, LimitExceeded, MatrixError, NotFound, TooLarge
 from yizhan_server.storage import media as storage
 
@@ -41,6 +42,10 @@ BLOCK = 1 << 18
 
 THREADS = 8
 """For files; each waits for a disk, not for a processor."""
+
+BATCH = 100
+"""Files that are removed before uploads get their turn."""
+TIDY_EVERY_S = 3600
 
 _MEDIA_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _CONTENT_TYPE = re.compile(
@@ -102,6 +107,7 @@ class ContentRepository:
         self.is_public = is_public
         """Whether files may be read without an account."""
         self._threads = ThreadPoolExecutor(THREADS, "media")
+        self._placing = Placing()
         # Downloads that wait for an upload keep their event alive; nobody else does.
         self._uploaded: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
@@ -119,15 +125,18 @@ class ContentRepository:
     ) -> str:
         """Store a file under a new id and return its mxc:// URI; M_TOO_LARGE above the limit."""
         name = clean_file_name(file_name)
-        file = await self._receive(body)
         media_id = _new_media_id()
-        tx = Transaction()
-        storage.append_media(
-            tx, media_id, owner, file.digest, file.size,
-            content_type=content_type_of(content_type), file_name=name,
-            now_ms=self._clock.now_ms(),
-        )  # fmt: skip
-        await self._db.commit(tx)
+
+        async def record(file: KeptFile) -> None:
+            tx = Transaction()
+            storage.append_media(
+                tx, media_id, owner, file.digest, file.size,
+                content_type=content_type_of(content_type), file_name=name,
+                now_ms=self._clock.now_ms(),
+            )  # fmt: skip
+            await self._db.commit(tx)
+
+        await self._receive(body, record)
         return self._uri(media_id)
 
     async def reserve(self, owner: str) -> tuple[str, int]:
@@ -165,15 +174,18 @@ class ContentRepository:
         """Store a file under an id that `reserve` handed out to the same user."""
         name = clean_file_name(file_name)
         await self._check_open(owner, server_name, media_id)
-        file = await self._receive(body)
-        tx = Transaction()
-        storage.guard_filled(
-            tx, media_id, file.digest, file.size,
-            content_type=content_type_of(content_type), file_name=name,
-            now_ms=self._clock.now_ms(),
-        )  # fmt: skip
-        try:
+
+        async def record(file: KeptFile) -> None:
+            tx = Transaction()
+            storage.guard_filled(
+                tx, media_id, file.digest, file.size,
+                content_type=content_type_of(content_type), file_name=name,
+                now_ms=self._clock.now_ms(),
+            )  # fmt: skip
             await self._db.commit(tx)
+
+        try:
+            await self._receive(body, record)
         except GuardFailed:
             await self._check_open(owner, server_name, media_id)
             raise
@@ -199,13 +211,48 @@ class ContentRepository:
                 except TimeoutError:
                     pass
                 found = await self._find(server_name, media_id)
-        if found is None:
+        if found is None or not found.is_served:
+            # The same answer for both: what is in quarantine is nobody's business.
             raise NotFound("Unknown media ID")
         if found.digest is None:
             raise MatrixError(504, "M_NOT_YET_UPLOADED", "Content has not yet been uploaded")
         return Media(
             found.digest, self._store.path_of(found.digest), found.content_type, found.file_name
         )
+
+    async def delete(
+        self, media_ids: Sequence[str], also: Callable[[Transaction], None] | None = None
+    ) -> None:
+        """Forget ids, and remove their files unless other ids name the same bytes.
+
+        `also` records what belongs into the same commit.
+        """
+        tx = Transaction()
+        for media_id in media_ids:
+            storage.release_media(tx, media_id)
+        if also is not None:
+            also(tx)
+        await self._db.commit(tx)
+        await self.remove_unnamed()
+
+    async def remove_unnamed(self) -> None:
+        """Remove the files that nothing names any more."""
+        while digests := await storage.unnamed_files(self._db, BATCH):
+            async with self._placing.remove():
+                for digest in digests:
+                    tx = Transaction()
+                    storage.guard_unnamed(tx, digest)
+                    try:
+                        await self._db.commit(tx)
+                    except GuardFailed:
+                        continue  # uploaded again meanwhile
+                    await self.on_disk(self._store.remove, digest)
+
+    async def run(self) -> None:
+        """Remove such files now and every hour; in the background."""
+        while True:
+            await self.remove_unnamed()
+            await asyncio.sleep(TIDY_EVERY_S)
 
     async def on_disk(self, call: Callable[..., T], *args: object) -> T:
         """Run a blocking function of files in a thread. A disk that fails is a 503."""
@@ -221,8 +268,13 @@ class ContentRepository:
         """End the threads."""
         self._threads.shutdown()
 
-    async def _receive(self, body: AsyncIterator[bytes]) -> KeptFile:
-        """Write a body to the disk, holding no more than a block of it in memory."""
+    async def _receive(
+        self, body: AsyncIterator[bytes], record: Callable[[KeptFile], Awaitable[None]]
+    ) -> None:
+        """Write a body to the disk, holding no more than a block of it in memory.
+
+        `record` commits the row that names the file.
+        """
         file: IncomingFile | None = None
         block = bytearray()
         size = 0
@@ -237,9 +289,9 @@ class ContentRepository:
                         file = await self.on_disk(self._store.begin)
                     await self.on_disk(file.write, block)
                     block = bytearray()
-            if file is None:
-                return await self.on_disk(self._store.keep, block)
-            return await self.on_disk(file.keep, block)
+            async with self._placing.place():
+                keep = self._store.keep if file is None else file.keep
+                await record(await self.on_disk(keep, block))
         finally:
             if file is not None:
                 await self.on_disk(file.discard)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from yizhan_server.pages import account, cas, consent, sign_in
+from yizhan_server.pages import account, cas, confirm, consent, sign_in
 
-PAGES = (account.pages.routes, cas.pages.routes, consent.pages.routes, sign_in.pages.routes)
+PAGES = (
+    account.pages.routes,
+    cas.pages.routes,
+    confirm.pages.routes,
+    confirm.fallback_pages.routes,
+    consent.pages.routes,
+    sign_in.pages.routes,
+)

@@ -1,6 +1,7 @@
 """How a page becomes an answer: template, language, and headers that forbid everything else.
 
-A content security policy admits the one style sheet by its digest and nothing more: no script,
+A content security policy admits the one style sheet by its digest and nothing more: no script (but
+the one that tells an app of a confirmation, by its digest as well),
 no picture, no frame around us, and forms only to ourselves, save that the answer to a client's
 request may lead on to that client (browsers count redirects after a form as the form's).
 """
@@ -27,7 +28,13 @@ Language = Literal["zh", "en"]
 LANGUAGE_COOKIE = "yizhan_language"
 _FOLDER = Path(__file__).parent / "templates"
 _STYLE = (_FOLDER / "style.css").read_text("utf-8")
-_STYLE_DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+_STYLE_DIGEST = _digest(_STYLE)
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(_FOLDER),
     autoescape=True,
@@ -66,13 +73,18 @@ def render(
     *,
     status: int = 200,
     form_actions: tuple[str, ...] = (),
+    script: str | None = None,
 ) -> web.Response:
-    """Return a page; `form_actions` are what a form may lead to beside ourselves."""
+    """Return a page; `form_actions` are what a form may lead to beside ourselves.
+
+    `script` is the one that the page may run, word for word.
+    """
     language = choose_language(request)
     other = "en" if language == "zh" else "zh"
     query = request.rel_url.update_query(lang=other)
     text = _ENVIRONMENT.get_template(template).render(
         **context,
+        script=None if script is None else Markup(script),  # noqa: S704 - ours
         t=partial(say, language),
         language="zh-CN" if language == "zh" else "en",
         other_language=query.raw_path_qs if request.method == "GET" else None,
@@ -81,6 +93,7 @@ def render(
     policy = [
         "default-src 'none'",
         f"style-src 'sha256-{_STYLE_DIGEST}'",
+        *([] if script is None else [f"script-src 'sha256-{_digest(script)}'"]),
         " ".join(("form-action 'self'", *form_actions)),
         "base-uri 'none'",
         "frame-ancestors 'none'",

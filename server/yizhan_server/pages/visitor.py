@@ -76,6 +76,7 @@ class Visitor:
         *,
         status: int = 200,
         form_actions: tuple[str, ...] = (),
+        script: str | None = None,
         **context: Any,
     ) -> web.Response:
         """Render a page."""
@@ -86,8 +87,9 @@ class Visitor:
             "server_name": self.services.server_name,
         }
         response = render(
-            self.call.request, template, base | context, status=status, form_actions=form_actions
-        )
+            self.call.request, template, base | context,
+            status=status, form_actions=form_actions, script=script,
+        )  # fmt: skip
         if self._is_new:
             self._set_cookie(response, "form", self._form_secret)
         return response

@@ -80,6 +80,12 @@ async def find_linked_user(db: Database, issuer: str, subject: str) -> UserID | 
     return None if row is None else UserID(row[0])
 
 
+async def is_linked(db: Database, user_id: UserID) -> bool:
+    """Whether a provider vouches for an account."""
+    row = await db.row("SELECT 1 FROM external_identity WHERE user_id = ? LIMIT 1", user_id)
+    return row is not None
+
+
 def guard_link(tx: Transaction, issuer: str, subject: str, user_id: UserID, now_ms: int) -> None:
     """Link a subject to an account. A guard: it must not be linked yet."""
     tx.guard(

@@ -18,15 +18,31 @@ class StoredMedia:
     file_name: str | None
     expires_ms: int | None
     """Until when something may be uploaded; None once that has happened."""
+    quarantined_by: str | None
+    """Who put the bytes into quarantine."""
+    is_protected: bool
+    """Whether it is served all the same."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether people may have it."""
+        return self.quarantined_by is None or self.is_protected
 
 
 async def find_media(db: Database, media_id: str) -> StoredMedia | None:
     """Return what a media id names."""
     row = await db.row(
-        "SELECT owner, digest, content_type, file_name, expires_ms FROM media WHERE media_id = ?",
+        "SELECT m.owner, m.digest, m.content_type, m.file_name, m.expires_ms, q.actor,"
+        " m.is_protected FROM media AS m LEFT JOIN media_quarantine AS q ON q.digest = m.digest"
+        " WHERE m.media_id = ?",
         media_id,
     )
-    return None if row is None else StoredMedia(*row)
+    if row is None:
+        return None
+    owner, digest, content_type, file_name, expires_ms, actor, is_protected = row
+    return StoredMedia(
+        owner, digest, content_type, file_name, expires_ms, actor, bool(is_protected)
+    )
 
 
 async def find_first_expiry(db: Database, owner: str, now_ms: int) -> int | None:
@@ -102,6 +118,21 @@ def release_media(tx: Transaction, media_id: str) -> None:
         media_id,
     )
     tx.execute("DELETE FROM media WHERE media_id = ?", media_id)
+
+
+async def unnamed_files(db: Database, limit: int) -> list[bytes]:
+    """Return the digests of some files that nothing names any more."""
+    rows = await db.rows(
+        "SELECT digest FROM media_file WHERE reference_count = 0 LIMIT ?"
+        " /* scan: of the index of just these */",
+        limit,
+    )
+    return [digest for (digest,) in rows]
+
+
+def guard_unnamed(tx: Transaction, digest: bytes) -> None:
+    """Forget a file. A guard: it fails when something names it again."""
+    tx.guard("DELETE FROM media_file WHERE digest = ? AND reference_count = 0", digest)
 
 
 def _add_reference(tx: Transaction, digest: bytes, size: int) -> None:

@@ -9,7 +9,7 @@ Spec: client-server API, "Syncing", "Lazy-loading room members".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -37,6 +37,9 @@ from yizhan_server.sync.timelines import Timeline, Timelines, empty_timeline
 
 JsonObject = dict[str, Any]
 
+StateSection = Literal["state", "state_after", "org.matrix.msc4222.state_after"]
+"""The name of a room's state: the last is what clients from before specification 1.16 look for."""
+
 
 @dataclass(frozen=True, slots=True)
 class SyncDevice:
@@ -46,9 +49,14 @@ class SyncDevice:
     device_id: str
     wanted: SyncFilter
     full_state: bool
-    use_state_after: bool
+    state_section: StateSection
     ignored: frozenset[str]
     blocks_invites: bool
+
+    @property
+    def wants_state_after(self) -> bool:
+        """Whether state is wanted as of the timeline's end, not of its beginning."""
+        return self.state_section != "state"
 
 
 class RoomSections:
@@ -112,9 +120,7 @@ class RoomSections:
             return None
         reader = Reader(readable, device.device_id, wanted.as_pdus)
         section["timeline"] = await self._timeline_json(reader, timeline)
-        section["state_after" if device.use_state_after else "state"] = {
-            "events": await self._fragments(reader, state)
-        }
+        section[device.state_section] = {"events": await self._fragments(reader, state)}
         section["account_data"] = {"events": data}
         section["ephemeral"] = {"events": ephemeral}
         counts = await self._unread.of(room, device.user_id, window.upto)
@@ -137,9 +143,7 @@ class RoomSections:
         wanted = device.wanted.room_account_data
         return {
             "timeline": await self._timeline_json(reader, timeline),
-            "state_after" if device.use_state_after else "state": {
-                "events": await self._fragments(reader, state)
-            },
+            device.state_section: {"events": await self._fragments(reader, state)},
             "account_data": {"events": [e for e in account_data if wanted.passes_object(e)]},
         }
 
@@ -177,7 +181,7 @@ class RoomSections:
         at, after = timeline.start, window.after or 0
         full = window.after is None or device.full_state
         lazy = wanted.lazy_load_members
-        if device.use_state_after or (full and not timeline.events):
+        if device.wants_state_after or (full and not timeline.events):
             at = window.upto
         if full:
             read = stored_state.current_state_but_members if lazy else stored_state.current_state

@@ -36,7 +36,7 @@ from yizhan_server.sync.changes import UserChanges, Window
 from yizhan_server.sync.filters import SyncFilter
 from yizhan_server.sync.initial import InitialSyncs
 from yizhan_server.sync.long_poll import wait_for_answer
-from yizhan_server.sync.rooms import RoomSections, SyncDevice
+from yizhan_server.sync.rooms import RoomSections, StateSection, SyncDevice
 from yizhan_server.sync.summaries import stripped_state
 
 JsonObject = dict[str, Any]
@@ -54,7 +54,7 @@ class SyncRequest:
     wanted: SyncFilter
     timeout_ms: int
     full_state: bool
-    use_state_after: bool
+    state_section: StateSection
     set_presence: str
 
 
@@ -112,7 +112,7 @@ class Sync:
         ignored = await self._account_data.ignored_users(requester.user_id)
         device = SyncDevice(
             requester.user_id, requester.device_id, request.wanted,
-            request.full_state, request.use_state_after, ignored,
+            request.full_state, request.state_section, ignored,
             await self._account_data.blocks_invites(requester.user_id),
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.storage.devices import find_devices
+from yizhan_testing.account_server import PASSWORD
 
 if TYPE_CHECKING:
     from yizhan_testing.account_server import AccountServer
@@ -97,3 +98,15 @@ async def test_when_and_where_a_device_was_last_seen_is_shown_and_kept(
         (stored.last_seen_ms, stored.last_seen_ip),
     ):
         assert (at, address) == (seen_ms, "127.0.0.1")
+
+
+async def test_a_confirmation_begun_for_one_device_is_refused_for_another(
+    server: AccountServer,
+) -> None:
+    alice = await server.has("alice")
+    asked = await alice.calls("DELETE", "/v3/devices/ONE", {})
+    assert asked.status == 401
+    auth = {"type": "m.login.password", "password": PASSWORD, "session": asked.json["session"]}
+    other = await alice.calls("DELETE", "/v3/devices/TWO", {"auth": auth})
+    assert (other.status, other.errcode) == (403, "M_FORBIDDEN")
+    assert (await alice.calls("DELETE", "/v3/devices/ONE", {"auth": auth})).status == 200

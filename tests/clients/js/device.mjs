@@ -26,6 +26,7 @@ RustBackupManager.maxBackupLoopStartDelayMillis = 500;
 const POLL_RESPONSE = "org.matrix.msc3381.poll.response";
 const POLL_START = "org.matrix.msc3381.poll.start";
 const TEXT = "org.matrix.msc1767.text";
+const WHOLE_LIST = { last: 99, timeline_limit: 30, required_state: [["*", "*"]] };
 
 export class Device {
     #client;
@@ -35,6 +36,7 @@ export class Device {
     #journal = new Map(); // event id -> MatrixEvent, in the order of arrival
     #receipts = [];
     #typing = new Map(); // room -> user ids
+    #sliding;
     #lastError;
     #loggedOut;
     #oauth = new OAuthSignIn();
@@ -84,9 +86,13 @@ export class Device {
      *
      * `sync` is "classic" or "sliding"; `excludeInsecureDevices` is the stricter mode, in which keys
      * are neither shared with nor accepted from devices that their owner has not signed.
+     * `initialSyncLimit` is the length of a room's timeline in the first answer of the classic sync;
+     * `list` what the sliding one asks for at first.
      */
-    async start({ sync = "classic", excludeInsecureDevices = false, timeoutMs } = {}) {
-        this.#options = { sync, excludeInsecureDevices };
+    async start({
+        sync = "classic", excludeInsecureDevices = false, initialSyncLimit = 30, list = WHOLE_LIST, timeoutMs,
+    } = {}) {
+        this.#options = { sync, excludeInsecureDevices, initialSyncLimit, list };
         const session = this.#session;
         const client = createClient({
             baseUrl: session.base_url,
@@ -112,11 +118,12 @@ export class Device {
             excludeInsecureDevices ? new OnlySignedDevicesIsolationMode() : new AllDevicesIsolationMode(false),
         );
         this.#observe(client);
-        const common = { initialSyncLimit: 30, lazyLoadMembers: true, threadSupport: true, pollTimeout: 20_000 };
+        const common = { initialSyncLimit, lazyLoadMembers: true, threadSupport: true, pollTimeout: 20_000 };
         if (sync === "sliding") {
-            const timeline = { timeline_limit: 30, required_state: [["*", "*"]] };
-            const lists = new Map([["all", { ranges: [[0, 99]], ...timeline }]]);
-            common.slidingSync = new SlidingSync(session.base_url, lists, timeline, client, 20_000);
+            const { last, ...timeline } = list;
+            const lists = new Map([["all", { ranges: [[0, last]], ...timeline }]]);
+            this.#sliding = new SlidingSync(session.base_url, lists, timeline, client, 20_000);
+            common.slidingSync = this.#sliding;
         }
         await client.startClient(common);
         await this.#waiting.until(
@@ -557,6 +564,20 @@ export class Device {
             };
         }
         return { rooms };
+    }
+
+    /** Asks the sliding sync for the rooms up to the index `last` from now on. */
+    async widens_list({ last }) {
+        this.#sliding.setListRanges("all", [[0, last]]);
+        return {};
+    }
+
+    /** Waits until the list shows so many rooms by the names that they were given. */
+    async lists_rooms({ count, timeoutMs }) {
+        const named = () =>
+            this.#client.getRooms().filter((room) => room.currentState.getStateEvents("m.room.name", "")).length;
+        await this.#waiting.until(`${count} rooms with names`, () => named() >= count, { timeoutMs });
+        return { count: named() };
     }
 
     async unread_becomes({ roomId, notifications, highlights, timeoutMs }) {
