@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from yarl import URL
 
 from yizhan_testing import chromium
+from yizhan_testing.browser_sign_in import (
+    AT_HOME,
+    WayBack,
+    open_homeserver,
+    open_way_back,
+    signs_in,
+)
 from yizhan_testing.chromium import Chromium, open_chromium
 from yizhan_testing.driven_program import ProgramError
-from yizhan_testing.homeserver import Homeserver
 from yizhan_testing.js_client import JsClient
-from yizhan_testing.stand_ins import free_ports
+from yizhan_testing.town import PASSWORD
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,34 +34,16 @@ pytestmark = [
     ),
 ]
 
-PASSWORD = "correct horse battery staple"
 KEEP = os.environ.get("YIZHAN_SCREENSHOTS")
 """A folder for the pictures that the documentation shows, docs/images; nowhere by default."""
 
 
-@asynccontextmanager
-async def open_homeserver(folder: Path) -> AsyncIterator[Homeserver]:
-    [port] = free_ports(1)
-    server = await Homeserver.start(
-        folder,
-        **{
-            "listen.client": f'"127.0.0.1:{port}"',
-            "public.client_baseurl": f'"http://127.0.0.1:{port}"',
-        },
-    )
-    try:
-        yield server
-    finally:
-        await server.stop()
-
-
 class Application:
-    """A native application: matrix-js-sdk, and a port that waits for the browser to come back."""
+    """A native application: matrix-js-sdk, and the way back to it."""
 
-    def __init__(self, client: JsClient, redirect_uri: str) -> None:
+    def __init__(self, client: JsClient, way_back: WayBack) -> None:
         self.client = client
-        self.redirect_uri = redirect_uri
-        self.came_back: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+        self.way_back = way_back
 
     async def step(self, step: str, within: float = 30, **params: Any) -> dict[str, Any]:
         return await self.client.call("oauth", within, step=step, **params)
@@ -66,34 +54,22 @@ class Application:
             baseUrl=base_url,
             clientName="Letterbox",
             clientUri="https://letterbox.example/",
-            redirectUri=self.redirect_uri,
+            redirectUri=self.way_back.redirect_uri,
         )
 
-    async def receive(self, request: web.BaseRequest) -> web.Response:
-        if request.path == "/back" and not self.came_back.done():
-            self.came_back.set_result(dict(request.query))
-        return web.Response(text="Back in the application.", content_type="text/html")
+    async def came_back(self) -> dict[str, str]:
+        """Wait for the browser; returns the answer that it brings."""
+        return dict(URL(await self.way_back.address).query)
 
 
 @asynccontextmanager
 async def open_application() -> AsyncIterator[Application]:
-    client = await JsClient.launch()
-    [port] = free_ports(1)
-    application = Application(client, f"http://127.0.0.1:{port}/back")
-    runner = web.ServerRunner(web.Server(application.receive))
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        yield application
-    finally:
-        await runner.cleanup()
-        await client.close()
-
-
-async def signs_in(browser: Chromium, name: str) -> None:
-    await browser.types("#name", name)
-    await browser.types("#password", PASSWORD)
-    await browser.presses("main form button")
+    async with open_way_back() as way_back:
+        client = await JsClient.launch()
+        try:
+            yield Application(client, way_back)
+        finally:
+            await client.close()
 
 
 async def keeps(browser: Chromium, name: str) -> None:
@@ -119,8 +95,8 @@ async def test_an_application_signs_in_through_the_consent_page(tmp_path: Path) 
         await browser.shows("Allow Letterbox to sign in?", "letterbox.example")
         await keeps(browser, "account-consent")
         await browser.presses("button[value=allow]")
-        await browser.shows("Back in the application.")
-        answer = await app.came_back
+        await browser.shows(AT_HOME)
+        answer = await app.came_back()
         assert answer["state"] == "seven"
 
         tokens = await app.step("completes", code=answer["code"])
@@ -193,7 +169,7 @@ async def test_who_lost_everything_gets_a_new_identity_by_the_account_page(
         await signs_in(browser, "zhang")
         await browser.shows("Letterbox")
         await browser.presses("button[value=allow]")
-        tokens = await app.step("completes", code=(await app.came_back)["code"])
+        tokens = await app.step("completes", code=(await app.came_back())["code"])
         await app.client.signs_in(
             server.base_url, user_id, access_token=tokens["access_token"],
             device_id=registered["device_id"],

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from yizhan_testing import chromium
+from yizhan_testing.browser_sign_in import AT_HOME, open_homeserver, open_way_back, signs_in
+from yizhan_testing.chromium import open_chromium
 from yizhan_testing.rust_client import RustClient, cargo
-from yizhan_testing.town import PASSWORD
+from yizhan_testing.town import PASSWORD, open_town
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,3 +143,50 @@ async def test_a_room_that_it_makes_is_encrypted(town: Town, tmp_path: Path) -> 
     sent = await bob.says(room, "in my room")
     read = await alice.reads("in my room", room=room)
     assert (read.event_id, read.encrypted) == (sent, True)
+
+
+async def test_a_further_device_reads_on_by_the_recovery_key(town: Town, tmp_path: Path) -> None:
+    alice = await town.js(await town.person("alice"))
+    key = await alice.sets_up_identity()
+    room = await alice.creates_room(name="档案室")
+    old = await alice.says(room, "before there was a telephone")
+    await alice.awaits_complete_backup()
+
+    phone = await rust(town, alice.user_id, tmp_path)
+    await phone.recovers(key)
+    read = await phone.reads("before there was a telephone", room)
+    assert (read["event_id"], read["encrypted"]) == (old, True)
+    await alice.sees_device(alice.user_id, phone.device_id, signed=True, trusted=True)
+
+
+@pytest.mark.skipif(
+    bool(chromium.missing()),
+    reason=f"needs {', '.join(chromium.missing())}: see debian-packages.txt",
+)
+async def test_it_signs_in_through_the_consent_page(tmp_path: Path) -> None:
+    async with (
+        open_homeserver(tmp_path / "server") as server,
+        open_town(server, tmp_path) as town,
+        open_way_back() as way_back,
+        open_chromium(tmp_path / "chromium") as browser,
+    ):
+        bob_id = await town.person("bob")
+        bob = await RustClient.launch(server.base_url, tmp_path / "bob")
+        town.open.push_async_callback(bob.close)
+        await browser.opens(await bob.begins_oauth(way_back.redirect_uri))
+        await signs_in(browser, bob_id.removeprefix("@").partition(":")[0])
+        await browser.shows("Letterbox")
+        await browser.presses("button[value=allow]")
+        await browser.shows(AT_HOME)
+        await bob.completes_oauth(await way_back.address)
+        assert bob.user_id == bob_id
+
+        alice = await town.js(await town.person("alice"))
+        room = await alice.creates_room(invite=[bob_id])
+        await bob.accepts_invitation(room)
+        await bob.renews_its_token()
+        sent = await bob.says(room, "signed in by a browser")
+        read = await alice.reads("signed in by a browser", room=room)
+        assert (read.event_id, read.encrypted) == (sent, True)
+        # Its first device made and signed the identity, without a password.
+        await alice.sees_device(bob_id, bob.device_id, signed=True)

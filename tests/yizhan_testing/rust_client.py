@@ -53,24 +53,55 @@ class RustClient:
     What waits does so for `within` seconds, and then fails with what was awaited.
     """
 
-    def __init__(self, connection: Connection, home: JsonObject) -> None:
+    def __init__(self, connection: Connection, base_url: str, store: Path) -> None:
         self._connection = connection
-        self._home = home
+        self._home = {"baseUrl": base_url, "store": str(store)}
         self._session: JsonObject = {}
-        self.user_id: str = home["userId"]
+
+    @classmethod
+    async def launch(cls, base_url: str, store: Path) -> Self:
+        """Start the process only; its databases will be in `store`."""
+        return cls(await _launch(), base_url, store)
 
     @classmethod
     async def start(cls, base_url: str, user_id: str, password: str, store: Path) -> Self:
-        """Sign in, make the person's cryptographic identity, and sync; the databases in `store`."""
-        home = {"baseUrl": base_url, "userId": user_id, "store": str(store)}
-        client = cls(await _launch(), home)
+        """Sign in by password and sync; a first device makes the cryptographic identity."""
+        client = await cls.launch(base_url, store)
         try:
-            client._session = await client.call("login", **home, password=password)
-            await client.call("start")
+            await client.signs_in(user_id, password)
         except BaseException:
             await client.close()
             raise
         return client
+
+    async def signs_in(self, user_id: str, password: str) -> None:
+        """Sign in by password and sync."""
+        self._session = await self.call("login", **self._home, userId=user_id, password=password)
+        await self.call("start")
+
+    async def begins_oauth(self, redirect_uri: str) -> str:
+        """Register as an application; returns the page that the person is to open."""
+        answer = await self.call("begins_oauth", **self._home, redirectUri=redirect_uri)
+        return str(answer["url"])
+
+    async def completes_oauth(self, address: str) -> None:
+        """Take the address to which the browser came back, and sync."""
+        self._session = await self.call("completes_oauth", address=address)
+        await self.call("start")
+
+    async def renews_its_token(self) -> None:
+        """Exchange the refresh token; the new access token is another one."""
+        before = self._session["access_token"]
+        self._session |= await self.call("refreshes")
+        assert self._session["access_token"] != before
+
+    async def recovers(self, recovery_key: str) -> None:
+        """Unlock secret storage: this device signs itself and learns the backup's key."""
+        await self.call("recovers", recoveryKey=recovery_key)
+
+    @property
+    def user_id(self) -> str:
+        return str(self._session["user_id"])
 
     @property
     def device_id(self) -> str:
@@ -82,14 +113,16 @@ class RustClient:
         return await self._connection.call(method, {**chosen, "timeoutMs": round(within * 1000)})
 
     async def restarts(self) -> None:
-        """End the process and go on in a new one, with what the databases hold."""
+        """Go on in a new process with what the databases hold; not after signing in by OAuth."""
         await self.close()
         self._connection = await _launch()
-        session = {
-            "deviceId": self._session["device_id"],
-            "accessToken": self._session["access_token"],
-        }
-        await self.call("restore", **self._home, **session)
+        await self.call(
+            "restore",
+            **self._home,
+            userId=self.user_id,
+            deviceId=self.device_id,
+            accessToken=self._session["access_token"],
+        )
         await self.call("start")
 
     async def close(self) -> None:

@@ -1,17 +1,14 @@
-//! One device of one person: its session, its list of rooms, and the rooms it has open.
+//! One device of one person: its list of rooms, and the rooms it has open.
 
 use std::{cell::RefCell, collections::HashMap, pin::pin, rc::Rc};
 
 use futures_util::{StreamExt, future::join_all};
 use matrix_sdk::{
-    Client, Room, RoomState, SessionMeta, SessionTokens,
-    authentication::matrix::MatrixSession,
-    encryption::{BackupDownloadStrategy, EncryptionSettings},
+    Room, RoomState,
     ruma::{
         OwnedRoomId, OwnedUserId, api::client::receipt::create_receipt::v3::ReceiptType,
         api::client::room::create_room, events::room::message::RoomMessageEventContent,
     },
-    store::RoomLoadSettings,
 };
 use matrix_sdk_ui::{
     eyeball_im::VectorDiff,
@@ -22,19 +19,10 @@ use matrix_sdk_ui::{
 use serde::Deserialize;
 use serde_json::{Value, from_value, json};
 
-use crate::{Answer, verification::Verifications, waiting::until};
+use crate::{Answer, session::Session, verification::Verifications, waiting::until};
 
 /// How many rooms the list shows at most.
 const PAGE: usize = 100;
-
-/// Where the client is at home: `store` is the folder of its databases.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Home {
-    base_url: String,
-    user_id: OwnedUserId,
-    store: String,
-}
 
 /// The parameters of the methods; each uses some of them.
 #[derive(Deserialize)]
@@ -51,7 +39,7 @@ struct Wish {
 
 #[derive(Default)]
 pub struct Device {
-    client: RefCell<Option<Client>>,
+    session: Session,
     service: RefCell<Option<Rc<SyncService>>>,
     open: RefCell<HashMap<OwnedRoomId, Rc<Timeline>>>,
     verifications: Verifications,
@@ -59,12 +47,11 @@ pub struct Device {
 
 impl Device {
     pub async fn call(&self, method: &str, params: Value) -> Answer {
-        match method {
-            "login" => return self.login(params).await,
-            "restore" => return self.restore(params).await,
-            _ => {}
+        let signing_in = self.session.call(&self.verifications, method, &params);
+        if let Some(answer) = signing_in.await {
+            return answer;
         }
-        let client = self.client()?;
+        let client = self.session.client()?;
         if let Some(answer) = self.verifications.call(&client, method, &params).await {
             return answer;
         }
@@ -85,13 +72,10 @@ impl Device {
         }
     }
 
-    fn client(&self) -> Result<Client, Box<dyn std::error::Error>> {
-        Ok(self.client.borrow().clone().ok_or("not signed in")?)
-    }
-
     fn room(&self, wish: &Wish) -> Result<Room, Box<dyn std::error::Error>> {
         let room_id = wish.room_id.as_ref().ok_or("no roomId")?;
         Ok(self
+            .session
             .client()?
             .get_room(room_id)
             .ok_or_else(|| format!("does not know {room_id}"))?)
@@ -101,66 +85,9 @@ impl Device {
         Ok(self.service.borrow().clone().ok_or("not started")?)
     }
 
-    // --- the session --------------------------------------------------------------------------
-
-    /// A client whose identity is made with the first device, as Element X does it.
-    async fn build(&self, home: &Home) -> Result<Client, Box<dyn std::error::Error>> {
-        let client = Client::builder()
-            .homeserver_url(&home.base_url)
-            .sqlite_store(&home.store, None)
-            .with_encryption_settings(EncryptionSettings {
-                auto_enable_cross_signing: true,
-                auto_enable_backups: true,
-                backup_download_strategy: BackupDownloadStrategy::AfterDecryptionFailure,
-            })
-            .build()
-            .await?;
-        self.verifications.follow(&client);
-        Ok(client)
-    }
-
-    async fn login(&self, params: Value) -> Answer {
-        let password = params["password"].as_str().ok_or("no password")?.to_owned();
-        let home: Home = from_value(params)?;
-        let client = self.build(&home).await?;
-        let session = client
-            .matrix_auth()
-            .login_username(&home.user_id, &password)
-            .initial_device_display_name("rust")
-            .send()
-            .await?;
-        client
-            .encryption()
-            .wait_for_e2ee_initialization_tasks()
-            .await;
-        *self.client.borrow_mut() = Some(client);
-        Ok(json!({ "device_id": session.device_id, "access_token": session.access_token }))
-    }
-
-    /// Goes on with the session and the databases of a process that has ended.
-    async fn restore(&self, params: Value) -> Answer {
-        let session = MatrixSession {
-            meta: SessionMeta {
-                user_id: from_value(params["userId"].clone())?,
-                device_id: from_value(params["deviceId"].clone())?,
-            },
-            tokens: SessionTokens {
-                access_token: from_value(params["accessToken"].clone())?,
-                refresh_token: None,
-            },
-        };
-        let client = self.build(&from_value(params)?).await?;
-        client
-            .matrix_auth()
-            .restore_session(session, RoomLoadSettings::default())
-            .await?;
-        *self.client.borrow_mut() = Some(client);
-        Ok(json!({}))
-    }
-
     /// Starts both sliding syncs, that of the rooms and that of the encryption.
     async fn start(&self, wish: Wish) -> Answer {
-        let service = Rc::new(SyncService::builder(self.client()?).build().await?);
+        let service = Rc::new(SyncService::builder(self.session.client()?).build().await?);
         service.start().await;
         *self.service.borrow_mut() = Some(service.clone());
         until(
@@ -220,7 +147,7 @@ impl Device {
     async fn create_room(&self, wish: Wish) -> Answer {
         let mut request = create_room::v3::Request::new();
         request.invite = wish.invite;
-        let room = self.client()?.create_room(request).await?;
+        let room = self.session.client()?.create_room(request).await?;
         room.enable_encryption().await?;
         Ok(json!({ "room_id": room.room_id() }))
     }

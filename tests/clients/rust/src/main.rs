@@ -1,8 +1,8 @@
 //! A Matrix client that another program drives: one process is one device of matrix-rust-sdk, with
 //! the services that Element X is built on.
 //!
-//! Each line of standard input is `{"id", "method", "params"}`, the methods being those of `Device`
-//! and `Verifications`. Each line of standard output is `{"id", "result"}` or `{"id", "error":
+//! Each line of standard input is `{"id", "method", "params"}`, the methods being those of `Device`,
+//! `Session` and `Verifications`. Each line of standard output is `{"id", "result"}` or `{"id", "error":
 //! {message}}`, in the order of completion, so that long waits do not hold up anything. What goes
 //! wrong beside that is written to standard error. The process ends with its standard input.
 
@@ -10,6 +10,7 @@
 #![recursion_limit = "256"]
 
 mod device;
+mod session;
 mod verification;
 mod waiting;
 
