@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import orjson
 import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from yizhan_server.federation_client.answers import read_pdu
 from yizhan_server.federation_client.client import FederationClient
-from yizhan_server.federation_client.errors import RemoteMisbehaved
+from yizhan_server.federation_client.errors import RemoteFailure, RemoteMisbehaved
 from yizhan_server.protocol.canonical_json import encode_canonical
 from yizhan_server.protocol.event import InvalidPdu
 from yizhan_server.protocol.identifiers import EventID, RoomAlias, RoomID, ServerName, UserID
@@ -21,7 +26,7 @@ from yizhan_server.protocol.request_signing import (
     parse_content,
 )
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
-from yizhan_testing.remote_servers import OWN, Network
+from yizhan_testing.remote_servers import OWN, Network, RemoteServer
 
 A = ServerName("a.test:7400")
 ROOM, EVENT, LI = RoomID("!r:a.test"), EventID("$e/+:a.test"), UserID("@li:a.test")
@@ -196,6 +201,21 @@ CASES: list[tuple[str, str, Any, Call, Any, Any]] = [
     ),
 ]  # fmt: skip
 UNSIGNED = ("/version", "/userinfo", KEY)
+
+
+def names_in(value: Any) -> set[str]:
+    """Every key of an object within a JSON value."""
+    inner = (
+        value
+        if isinstance(value, list)
+        else list(value.values())
+        if isinstance(value, dict)
+        else []
+    )
+    own = set(value) if isinstance(value, dict) else set()
+    return own.union(*map(names_in, inner))
+
+
 FREE_FORM = {
     ("POST", "/_matrix/policy/v1/sign"),
     ("GET", f"{V1}/query/profile?user_id={U}&field=m.tz"),
@@ -343,3 +363,35 @@ async def test_more_or_less_than_one_event_is_none(network: Network) -> None:
         there.answers("GET", f"{V1}/event/{E}", encode_canonical({"pdus": pdus}))
         with pytest.raises(RemoteMisbehaved):
             await network.client.events.event(A, EVENT)
+
+
+@pytest_asyncio.fixture
+async def there(network: Network) -> RemoteServer:
+    return await network.serves("a.test", port=7400)
+
+
+NAMES = st.sampled_from(sorted({name for case in CASES for name in names_in(case[4])}))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=5), inner),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    case=st.sampled_from(CASES),
+    body=JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40),
+    status=st.sampled_from([200, 200, 200, 201, 204, 300, 401, 404, 429, 500, 599]),
+)
+async def test_whatever_is_answered_is_an_answer_or_a_failure_of_that_server(
+    network: Network,
+    there: RemoteServer,
+    case: tuple[str, str, Any, Call, Any, Any],
+    body: bytes,
+    status: int,
+) -> None:
+    network.client.destinations.note_alive(A)
+    there.answers(case[0], case[1].partition("?")[0], body, status=status)
+    with suppress(RemoteFailure):
+        await case[3](network.client)
