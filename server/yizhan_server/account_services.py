@@ -29,7 +29,7 @@ from yizhan_server.flows.profile_change import OwnMemberEvents, ProfileChange
 from yizhan_server.protocol.identifiers import parse_server_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from yizhan_config.settings import Settings
     from yizhan_database import Database, Transaction
@@ -174,6 +174,7 @@ def assemble_room_flows(
     flows: AccountFlows,
     rooms: Rooms,
     forget_identity: Callable[[Transaction, UserID], None],
+    unbind_addresses: Callable[[UserID], Awaitable[bool]],
 ) -> tuple[ProfileChange, Deactivation]:
     """Build the flows that rooms take part in."""
     return (
@@ -185,5 +186,6 @@ def assemble_room_flows(
             logout=flows.logout,
             rooms=rooms,
             forget_identity=forget_identity,
+            unbind_addresses=unbind_addresses,
         ),
     )

@@ -284,11 +284,12 @@ def build(
     e2ee_keys = Keys(db, device_changes, server_name=server_name)
     forgetters = [forgetter.forget_devices, connections.forget_devices]
     flows = assemble_flows(db, numbers, clock, personal, forgetters=forgetters)
+    identity_servers = IdentityServers(outbound, settings.identity.allow, server_name, signing_key)
+    identity_bindings = IdentityBindings(db, identity_servers)
     profile_change, deactivation = assemble_room_flows(
-        db, personal, flows, members, forgetter.forget_user
+        db, personal, flows, members, forgetter.forget_user, identity_bindings.unbind_all
     )
     key_queries = KeyQueries(db, server_name=server_name)
-    identity_servers = IdentityServers(outbound, settings.identity.allow, server_name, signing_key)
     access = RoomAccess(db, rooms, keys)
     departures = Departures(db, stream, clock)
     aliases = Aliases(db, rooms, appservice_queries, server_name)
@@ -381,7 +382,7 @@ def build(
         network_directories=NetworkDirectories(db),
         third_party=ThirdParty(appservices, appservice_calls),
         identity_servers=identity_servers,
-        identity_bindings=IdentityBindings(db, identity_servers),
+        identity_bindings=identity_bindings,
         third_party_invites=ThirdPartyInvites(identity_servers, rooms, members, writer, profiles),
         logout=flows.logout,
         dehydration=Dehydration(db, stream, clock, e2ee_keys, to_device, flows.logout),

@@ -199,11 +199,14 @@ class PeopleAdministration:
 
     async def deactivate(
         self, administrator: Administrator, user_id: UserID, *, erase: bool
-    ) -> None:
-        """End an account; with `erase` its messages are hidden from who has not seen them."""
+    ) -> bool:
+        """End an account; with `erase` its messages are hidden from who has not seen them.
+
+        Returns whether no address of it is left at an identity server.
+        """
         await self._access(administrator, user_id)
         entry = await self._record.begin(administrator.user_id, "deactivate", {"erase": erase})
-        await self._deactivation.deactivate(user_id, erase=erase, also=entry.about(user_id))
+        return await self._deactivation.deactivate(user_id, erase=erase, also=entry.about(user_id))
 
     # region devices
 

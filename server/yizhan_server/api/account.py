@@ -50,7 +50,7 @@ async def change_password(call: Call[PasswordBody]) -> JsonObject:
 async def deactivate(call: Call[DeactivateBody]) -> JsonObject:
     """End one's account for good."""
     await require_confirmation(call, call.body.auth)
-    user_id = call.requester.user_id
-    await call.services.deactivation.deactivate(user_id, erase=call.body.erase)
-    unbound = await call.services.identity_bindings.unbind_all(user_id)
+    unbound = await call.services.deactivation.deactivate(
+        call.requester.user_id, erase=call.body.erase
+    )
     return {"id_server_unbind_result": "success" if unbound else "no-support"}

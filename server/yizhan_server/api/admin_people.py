@@ -261,8 +261,10 @@ async def reset_password(call: Call[PasswordBody]) -> JsonObject:
 @routes.post("/v1/deactivate/{user_id}", auth=Auth.ADMIN, body=EraseBody)
 async def deactivate(call: Call[EraseBody]) -> JsonObject:
     """End an account."""
-    await call.services.people.deactivate(call.administrator, _subject(call), erase=call.body.erase)
-    return {"id_server_unbind_result": "success"}
+    unbound = await call.services.people.deactivate(
+        call.administrator, _subject(call), erase=call.body.erase
+    )
+    return {"id_server_unbind_result": "success" if unbound else "no-support"}
 
 
 @routes.put("/v1/suspend/{user_id}", auth=Auth.ADMIN, body=SuspendBody)

@@ -1,6 +1,7 @@
 """The end of an account: sessions, keys, pushers, profile and settings go, then its rooms are left.
 
-Everything but the rooms is one commit. Nobody gets the name again.
+Everything but the rooms, and what is published at identity servers, is one commit. Nobody gets the
+name again.
 
 Spec: client-server API, "Account deactivation".
 """
@@ -14,7 +15,7 @@ from yizhan_server.protocol.errors import NotFound
 from yizhan_server.storage.account_data import delete_account_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from yizhan_database import Database
     from yizhan_server.accounts.accounts import Accounts
@@ -42,6 +43,7 @@ class Deactivation:
         logout: Logout,
         rooms: RoomLeaver,
         forget_identity: Callable[[Transaction, UserID], None],
+        unbind_addresses: Callable[[UserID], Awaitable[bool]],
     ) -> None:
         self._db = db
         self._accounts = accounts
@@ -49,6 +51,7 @@ class Deactivation:
         self._logout = logout
         self._rooms = rooms
         self._forget_identity = forget_identity
+        self._unbind_addresses = unbind_addresses
 
     async def deactivate(
         self,
@@ -56,10 +59,11 @@ class Deactivation:
         *,
         erase: bool = False,
         also: Callable[[Transaction], None] | None = None,
-    ) -> None:
+    ) -> bool:
         """End the account, or answer M_NOT_FOUND when it is not in use.
 
-        With `erase`, its messages are shown redacted to whoever has not seen them.
+        With `erase`, its messages are shown redacted to whoever has not seen them. Returns whether
+        no address of the account is left at an identity server.
         """
         devices = await self._logout.find_device_ids(user_id)
         tx = Transaction()
@@ -77,3 +81,4 @@ class Deactivation:
         except GuardFailed:
             raise NotFound("There is no such account") from None
         await self._rooms.leave_all(user_id)
+        return await self._unbind_addresses(user_id)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from yizhan_testing.identity_server import TOKEN
 
 if TYPE_CHECKING:
-    from yizhan_testing.homeserver import Person
+    from yizhan_testing.homeserver import HomeserverInProcess, Person
     from yizhan_testing.identity_server import IdentityServer
 
 ADDRESS = {"medium": "email", "address": "alice@work.example"}
@@ -56,6 +56,17 @@ async def test_the_end_of_an_account_takes_back_what_it_published(
     directory.can_unbind = False
     ended = await bob.post("/v3/account/deactivate", {"auth": auth})
     assert ended == {"id_server_unbind_result": "no-support"}
+
+
+async def test_so_does_the_end_that_an_administrator_puts_to_it(
+    homeserver: HomeserverInProcess, directory: IdentityServer, alice: Person
+) -> None:
+    directory.verified["1"] = ADDRESS["address"]
+    await alice.post("/v3/account/3pid/bind", binding(directory))
+    boss = await homeserver.person("boss", admin=True)
+    ended = await boss.post(f"/_synapse/admin/v1/deactivate/{alice.user_id}", {})
+    assert ended == {"id_server_unbind_result": "success"}
+    assert directory.bound == {}
 
 
 async def test_what_an_identity_server_refuses_is_refused(
