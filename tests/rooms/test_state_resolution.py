@@ -138,6 +138,7 @@ async def test_what_was_resolved_once_is_not_read_again(tmp_path: Path) -> None:
     fork = Fork()
     with StatementRecorder() as recorder:
         async with opened_fresh("sqlite", MIGRATIONS, tmp_path) as db:
+            recorder.statements.clear()  # migrations
             stored = await fork.stored_in(db)
             points = [stored.points[node.event.event_id] for node in (fork.alices, fork.bobs)]
             resolver = StateResolver(db, stored.keys)
@@ -152,6 +153,7 @@ async def test_what_was_resolved_once_is_not_read_again(tmp_path: Path) -> None:
         recorder.statements = asked
         (file,) = tmp_path.glob("*.db")
         assert recorder.full_scans(file) == []
+        assert recorder.whole_rooms(file) == []
 
 
 async def test_a_key_that_no_state_ever_had_is_given_a_number(db: Database) -> None:

@@ -278,13 +278,29 @@ class StatementRecorder:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
             return [
                 f"{detail}: {sql}"
-                for sql in sorted(self.statements)
-                if not self._IGNORED.match(sql) and not self._ALLOWED.search(sql)
-                for detail in self._plan(connection, sql)
+                for sql, detail in self._plans(connection)
                 if (match := self._SCAN.match(detail)) and match[1] in tables
             ]
         finally:
             connection.close()
+
+    def whole_rooms(self, file: Path) -> list[str]:
+        """Return each statement that finds events by their room alone, and how."""
+        connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            return [
+                f"{detail}: {sql}"
+                for sql, detail in self._plans(connection)
+                if detail.startswith("SEARCH event ") and detail.endswith("(room=?)")
+            ]
+        finally:
+            connection.close()
+
+    def _plans(self, connection: apsw.Connection) -> Iterator[tuple[str, str]]:
+        for sql in sorted(self.statements):
+            if not self._IGNORED.match(sql) and not self._ALLOWED.search(sql):
+                for detail in self._plan(connection, sql):
+                    yield sql, detail
 
     @staticmethod
     def _plan(connection: apsw.Connection, sql: str) -> Iterator[str]:

@@ -109,12 +109,11 @@ def _event_id(reference: str | list[str]) -> str:
 
 async def nids_in_room(db: Database, room: int, event_ids: list[str]) -> dict[str, int]:
     """Return the numbers of those of these events that are known, and of this room."""
+    # The room is compared here: in the statement, SQLite would search the whole room instead.
     rows = await db.rows(
-        *in_list(
-            "SELECT event_id, nid FROM event WHERE event_id IN (??) AND room = ?", event_ids, room
-        )
+        *in_list("SELECT event_id, nid, room FROM event WHERE event_id IN (??)", event_ids)
     )
-    return dict(rows)
+    return {event_id: nid for event_id, nid, of_room in rows if of_room == room}
 
 
 async def places(db: Database, page: list[int]) -> dict[int, Place]:
@@ -129,7 +128,10 @@ async def lengths(db: Database, chains: list[int]) -> dict[int, int]:
     """Return how many events these chains have."""
     rows = await db.rows(
         *in_list(
-            "SELECT chain, max(seq) FROM auth_chain WHERE chain IN (??) GROUP BY chain", chains
+            "SELECT first.chain, (SELECT max(a.seq) FROM auth_chain AS a"
+            " WHERE a.chain = first.chain)"
+            " FROM auth_chain AS first WHERE first.chain IN (??) AND first.seq = 1",
+            chains,
         )
     )
     return dict(rows)

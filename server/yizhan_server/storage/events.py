@@ -186,13 +186,13 @@ async def accepted_pdus(
     As nid and whole PDU; redacted ones in their pruned form.
     """
     found: dict[EventID, tuple[int, Pdu]] = {}
-    for nid, flags, client, rest in await db.rows(
+    # The room is compared here: in the statement, SQLite would search the whole room instead.
+    for nid, of_room, flags, client, rest in await db.rows(
         *in_list(
-            "SELECT nid, flags, client, rest FROM event WHERE event_id IN (??) AND room = ?",
-            event_ids, room,
+            "SELECT nid, room, flags, client, rest FROM event WHERE event_id IN (??)", event_ids
         )
-    ):  # fmt: skip
-        if not flags & REJECTED:
+    ):
+        if of_room == room and not flags & REJECTED:
             pdu = join_pdu(client, rest, version)
             found[pdu.event_id] = (nid, redact_pdu(pdu, version) if flags & REDACTED else pdu)
     return found
