@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from typing_extensions import override
 
 from yizhan_testing.appservice import write_registration
 from yizhan_testing.homeserver import Homeserver
@@ -30,7 +29,7 @@ pytest.importorskip("mautrix", reason="mautrix is not installed")
 from mautrix.appservice import AppService, ASStateStore
 from mautrix.client import Client
 from mautrix.client.state_store import MemoryStateStore
-from mautrix.crypto import MemoryCryptoStore, OlmMachine, StateStore
+from mautrix.crypto import OlmMachine
 from mautrix.errors import EncryptionError, SessionNotFound
 from mautrix.types import (
     EncryptedEvent,
@@ -42,8 +41,9 @@ from mautrix.types import (
     MessageType,
     StateEvent,
     TextMessageEventContent,
-    TOFUSigningKey,
 )
+
+from yizhan_testing.mautrix_stores import Keys, RoomKnowledge
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,35 +62,6 @@ class BridgeState(ASStateStore, MemoryStateStore):
     def __init__(self) -> None:
         ASStateStore.__init__(self)
         MemoryStateStore.__init__(self)
-
-
-class RoomKnowledge(StateStore):
-    """The same, as its encryption asks for it."""
-
-    def __init__(self, state: BridgeState) -> None:
-        self._state = state
-
-    @override
-    async def is_encrypted(self, room_id: Any) -> bool:
-        return bool(await self._state.is_encrypted(room_id))
-
-    @override
-    async def get_encryption_info(self, room_id: Any) -> Any:
-        return await self._state.get_encryption_info(room_id)
-
-    @override
-    async def find_shared_rooms(self, user_id: Any) -> list[Any]:
-        return [room for room, members in self._state.members.items() if user_id in members]
-
-
-class Keys(MemoryCryptoStore):
-    """The framework's own store in memory assigns to a field of a tuple."""
-
-    @override
-    async def put_cross_signing_key(self, user_id: Any, usage: Any, key: Any) -> None:
-        known = self._cross_signing_keys.setdefault(user_id, {})
-        first = known[usage].first if usage in known else key
-        known[usage] = TOFUSigningKey(key=key, first=first)
 
 
 @dataclass
