@@ -10,7 +10,8 @@ from yizhan_server.app import MIGRATIONS
 from yizhan_server.clock import SystemClock
 from yizhan_server.rooms.retention import Retention
 from yizhan_testing.databases import StatementRecorder, fresh_database
-from yizhan_testing.homeserver import HomeserverInProcess, homeserver_in_process
+from yizhan_testing.homeserver import HomeserverInProcess, Person, homeserver_in_process
+from yizhan_testing.media import uploads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,10 +61,38 @@ async def asks_everything(homeserver: HomeserverInProcess) -> None:
     await alice.sets(space, "m.room.guest_access", {"guest_access": "forbidden"})
     notice = {"user_id": bob.user_id, "content": {"body": "x"}}
     await alice.post("/_synapse/admin/v1/send_server_notice", notice)
+    await administers(alice, bob)
     services = homeserver.parts.services
     settings = RetentionSettings(enabled=True, default_days=1)
     await Retention(services.db, SystemClock(), services.rooms, settings).erase_due()
     await services.url_previews.tidy()
+
+
+async def administers(admin: Person, bob: Person) -> None:
+    """Look at and act upon everything that administrators can."""
+    prefix, user = "/_synapse/admin", quote(bob.user_id)
+    room = await bob.creates_room(room_alias_name="administered")
+    mxc = (await uploads(bob, b"x")).partition("/")[2]
+    event = await bob.says(room, "x", url=f"mxc://test.example/{mxc}")
+    for what in (
+        "v2/users", f"v2/users/{user}", f"v2/users/{user}/devices", f"v1/whois/{user}",
+        f"v1/users/{user}/joined_rooms", f"v1/users/{user}/memberships", f"v1/users/{user}/media",
+        "v1/rooms", f"v1/rooms/{quote(room)}", f"v1/rooms/{quote(room)}/members",
+        f"v1/rooms/{quote(room)}/state", f"v1/rooms/{quote(room)}/state?type=m.room.name",
+        f"v1/rooms/{quote(room)}/block", f"v1/room/{quote(room)}/media",
+        f"v1/media/test.example/{mxc}",
+    ):  # fmt: skip
+        await admin.get(f"{prefix}/{what}")
+    await admin.get("/_yizhan/admin/v1/record")
+    await admin.post(f"{prefix}/v1/room/{quote(room)}/media/quarantine", {})
+    await admin.delete(f"{prefix}/v1/users/{user}/media")
+    purge = {"delete_local_events": True}
+    begun = await admin.post(f"{prefix}/v1/purge_history/{quote(room)}/{quote(event)}", purge)
+    while (await admin.get(f"{prefix}/v1/purge_history_status/{begun['purge_id']}"))[
+        "status"
+    ] == "active":
+        pass
+    await admin.delete(f"{prefix}/v1/rooms/{quote(room)}", {"block": True})
 
 
 async def test_the_services_read_no_whole_table(tmp_path: Path) -> None:

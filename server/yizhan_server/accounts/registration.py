@@ -249,8 +249,9 @@ class SharedSecretRegistration:
         display_name: str | None,
         user_type: str | None,
         inhibit_login: bool,
+        also: Callable[[Transaction, UserID], None] | None = None,
     ) -> tuple[UserID, NewSession | None]:
-        """Create the account if the MAC is right."""
+        """Create the account if the MAC is right; `also` records what belongs into its commit."""
         secret = self._get_secret()
         if self._nonces.pop(nonce, 0) <= self._clock.now_ms():
             raise MatrixError(400, "M_UNKNOWN", "Unrecognised nonce")
@@ -266,15 +267,17 @@ class SharedSecretRegistration:
         nids = await self._sessions.prepare()
         session: NewSession | None = None
 
-        def also(tx: Transaction, user_id: UserID) -> None:
+        def complete(tx: Transaction, user_id: UserID) -> None:
             nonlocal session
             self._record_display_name(tx, user_id, display_name or localpart_of(user_id))
             if not inhibit_login:
                 session = self._sessions.record_start(
                     tx, nids, user_id, check_device_id(None), display_name=None, refreshable=False
                 )
+            if also is not None:
+                also(tx, user_id)
 
-        user_id = await self._accounts.create(username, password, is_admin=is_admin, also=also)
+        user_id = await self._accounts.create(username, password, is_admin=is_admin, also=complete)
         return user_id, session
 
     def _get_secret(self) -> str:

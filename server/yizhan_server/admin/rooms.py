@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.registry import Rooms
     from yizhan_server.rooms.rendering import EventRenderer
     from yizhan_server.rooms.writer import EventWriter
-    from yizhan_server.storage.events import StoredEvent
     from yizhan_server.storage.room_list import ListedRoom
 
 JsonObject = dict[str, Any]
@@ -235,18 +234,14 @@ class RoomAdministration:
             before = await self._history_purge.find_first_after(room, ts_ms)
         else:
             raise InvalidParam("'purge_up_to_event_id' or 'purge_up_to_ts' is needed")
-        task = self._tasks.begin(PURGE, room_id)
-        self._tasks.start(task, self._purge(administrator, room, before, local_too=local_too))
-        return task
-
-    async def _purge(
-        self, administrator: Administrator, room: Room, before: StoredEvent, *, local_too: bool
-    ) -> None:
+        self._tasks.check_idle(room_id)
         await self._record.note(
-            administrator.user_id, "purge_history", room.room_id,
+            administrator.user_id, "purge_history", room_id,
             {"before": before.event_id, "local_too": local_too},
         )  # fmt: skip
-        await self._history_purge.purge(room, before, local_too=local_too)
+        task = self._tasks.begin(PURGE, room_id)
+        self._tasks.start(task, self._history_purge.purge(room, before, local_too=local_too))
+        return task
 
     async def begin_removal(
         self, administrator: Administrator, room_id: str, wish: RemovalWish, *, wait: bool
@@ -257,6 +252,11 @@ class RoomAdministration:
             speaker = await get_account(self._accounts, wish.explanation.speaker)
             if speaker.is_deactivated:
                 raise NotFound("There is no such user in use")
+        self._tasks.check_idle(room_id)
+        await self._record.note(
+            administrator.user_id, "remove_room", room_id,
+            {"block": wish.block, "purge": wish.purge},
+        )  # fmt: skip
         task = self._tasks.begin(REMOVAL, room_id, Closing())
         work = self._remove(administrator, room, wish, task)
         if wait:
@@ -269,10 +269,6 @@ class RoomAdministration:
         self, administrator: Administrator, room: Room, wish: RemovalWish, task: Task
     ) -> None:
         assert task.closing is not None, "a removal has it"
-        await self._record.note(
-            administrator.user_id, "remove_room", room.room_id,
-            {"block": wish.block, "purge": wish.purge},
-        )  # fmt: skip
         if wish.block:
             await self.set_blocked(administrator, room.room_id, is_blocked=True)
         await self._removal.close(room, task.closing, wish.explanation)

@@ -45,6 +45,10 @@ REMEMBERED = frozenset(
 """What later requests of a session need not say again."""
 
 
+REGISTRATION_TOOL = "registration-secret"
+"""Whom the record names: who holds the secret is not known."""
+
+
 class SharedSecretBody(msgspec.Struct):
     """What registration by shared secret holds."""
 
@@ -208,6 +212,7 @@ async def make_nonce(call: Call[None]) -> JsonObject:
 async def register_by_shared_secret(call: Call[SharedSecretBody]) -> JsonObject:
     """Create an account for whoever knows the shared secret."""
     body = call.body
+    entry = await call.services.record.begin(REGISTRATION_TOOL, "add", {"admin": body.admin})
     user_id, session = await call.services.shared_secret_registration.register(
         nonce=body.nonce,
         mac=body.mac,
@@ -217,6 +222,7 @@ async def register_by_shared_secret(call: Call[SharedSecretBody]) -> JsonObject:
         display_name=body.displayname,
         user_type=body.user_type,
         inhibit_login=body.inhibit_login,
+        also=entry,
     )
     answer: JsonObject = {"user_id": user_id, "home_server": server_name_of(user_id)}
     if session is not None:

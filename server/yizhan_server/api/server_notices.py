@@ -42,6 +42,9 @@ async def send_notice_once(call: Call[NoticeBody]) -> JsonObject:
 
 async def _send(call: Call[NoticeBody], txn: ClientTxn | None) -> JsonObject:
     body = call.body
+    await call.services.record.note(
+        call.administrator.user_id, "server_notice", parse_user_id(body.user_id)
+    )
     event_id = await call.services.server_notices.send(
         parse_user_id(body.user_id), body.content,
         kind=body.type, state_key=body.state_key, txn=txn,

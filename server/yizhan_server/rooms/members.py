@@ -189,7 +189,10 @@ class Members:
         room = await self._rooms.find(room_id)
         if room is None:
             raise NotFound("You have never been in this room")
-        if await room.membership(user_id) not in ("leave", "ban"):
+        membership = await room.membership(user_id)
+        if membership is None:
+            raise NotFound("You have never been in this room")
+        if membership not in ("leave", "ban"):
             raise MatrixError(400, "M_UNKNOWN", "You are still in this room; leave it first")
         tx = Transaction()
         stored_rooms.forget_membership(tx, room.nid, user_id)

@@ -18,7 +18,11 @@ def of(name: str) -> str:
 
 async def acts_of(admin: Person) -> list[tuple[str, str, JsonObject]]:
     acts = (await admin.get("/_yizhan/admin/v1/record"))["record"]
-    return [(act["action"], act["subject"], act["details"]) for act in reversed(acts)]
+    return [
+        (act["action"], act["subject"], act["details"])
+        for act in reversed(acts)
+        if act["actor"] == admin.user_id
+    ]
 
 
 async def shows(person: Person, room: str, mxc: str, **info: str) -> None:
