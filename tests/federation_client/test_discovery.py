@@ -135,6 +135,24 @@ async def test_a_record_that_cannot_be_looked_up_counts_as_none(network: Network
     network.dns.failing = True
 
     assert await network.asks("a.test") == "a.test"
+    assert set(network.dns.asked) == {"_matrix-fed._tcp.a.test"}
+
+
+async def test_a_record_that_was_found_still_counts_while_name_servers_fail(
+    network: Network,
+) -> None:
+    await network.serves("a.test", port=7016)
+    network.dns.records["_matrix-fed._tcp.a.test"] = ["10 5 7016 a.test."]
+    assert await network.asks("a.test") == "a.test"
+
+    network.dns.failing = True
+    network.clock.passes(2 * HOUR)
+    assert await network.asks("a.test") == "a.test"
+    network.dns.failing = False
+    network.dns.records.clear()
+    network.clock.passes(2 * HOUR)
+    with pytest.raises(RemoteUnavailable):
+        await network.asks("a.test")
 
 
 async def test_a_domain_that_states_to_have_no_server_is_believed(network: Network) -> None:

@@ -76,18 +76,31 @@ class Discovery:
         place = place if delegate is None else delegate
         if place.is_literal or place.port is not None:  # steps 3.1 and 3.2
             return _Route((_direct(place),), found_ms, until_ms)
+        targets, lifetime_s = await self._records(server, place)
+        until_ms = min(until_ms, found_ms + lifetime_s * 1000)
+        return _Route(targets or (_direct(place),), found_ms, until_ms)  # or steps 3.5 and 6
+
+    async def _records(self, server: ServerName, place: Place) -> tuple[tuple[Target, ...], int]:
+        """Return where SRV records lead, if anywhere, and for how many seconds that holds."""
+        lifetimes_s = []
         for service in _SERVICES:  # steps 3.3 and 3.4, or 4 and 5
             try:
                 answer = await self._srv.find(f"{service}.{place.host}")
             except NoService:
                 raise RemoteUnavailable(server, "its domain says that it has none") from None
-            until_ms = min(until_ms, found_ms + answer.lifetime_s * 1000)
+            lifetimes_s.append(answer.lifetime_s)
+            if answer.failed:
+                # The next one would fail too, as slowly. What is known of before still counts.
+                before = self._routes.get(server)
+                if before is None or before.targets[0].host_header != place.text:
+                    return (), min(lifetimes_s)
+                return before.targets, min(lifetimes_s)
             if answer.targets:
                 targets = tuple(
                     Target(host, port, place.text, place.host) for host, port in answer.targets
                 )
-                return _Route(targets, found_ms, until_ms)
-        return _Route((_direct(place),), found_ms, until_ms)  # steps 3.5 and 6
+                return targets, min(lifetimes_s)
+        return (), min(lifetimes_s)
 
 
 def _direct(place: Place) -> Target:

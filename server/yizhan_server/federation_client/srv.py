@@ -1,8 +1,9 @@
 """SRV records: where a domain says that its Matrix server is.
 
 The library is asked for nothing else: addresses come from the system's resolver, which also knows
-the hosts file. A look-up that fails counts as "no record", for a short time: networks whose name
-servers answer addresses only are common, and there the server is at port 8448.
+the hosts file. A look-up that fails counts as "no record" for some minutes: networks without a
+name server, or with one that answers addresses only, are common, and there a server is at port
+8448.
 
 Spec: server-server API, "Resolving server names", steps 3.3, 3.4, 4 and 5; RFC 2782.
 """
@@ -27,7 +28,7 @@ LOOKUP_SECONDS = 5.0
 MAX_TARGETS = 10
 """More than anybody needs, and few enough to be tried one after another."""
 
-_SHORTEST_S, _LONGEST_S, _AFTER_FAILURE_S = 60, 86_400, 60
+_SHORTEST_S, _LONGEST_S, _AFTER_FAILURE_S = 60, 86_400, 600
 _NO_RECORD_S = 3600
 _HOST = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
@@ -42,6 +43,8 @@ class SrvAnswer:
 
     targets: tuple[tuple[str, int], ...]
     lifetime_s: int
+    failed: bool = False
+    """Whether it is not known if there is one."""
 
 
 class SrvLookup:
@@ -53,7 +56,7 @@ class SrvLookup:
     async def find(self, name: str) -> SrvAnswer:
         """Return what `name` leads to. Raises NoService."""
         if self._resolver is None:
-            return SrvAnswer((), _AFTER_FAILURE_S)
+            return SrvAnswer((), _AFTER_FAILURE_S, failed=True)
         try:
             answer = await self._resolver.resolve(
                 f"{name.rstrip('.')}.", dns.rdatatype.SRV, lifetime=LOOKUP_SECONDS
@@ -62,7 +65,7 @@ class SrvLookup:
             return SrvAnswer((), _NO_RECORD_S)
         except (dns.exception.DNSException, OSError, UnicodeError) as error:
             log.debug("SRV look-up failed", extra={"record": name, "error": type(error).__name__})
-            return SrvAnswer((), _AFTER_FAILURE_S)
+            return SrvAnswer((), _AFTER_FAILURE_S, failed=True)
         lifetime_s = 0 if answer.rrset is None else answer.rrset.ttl
         records = [record for record in answer if isinstance(record, SRV)]
         hosts = _in_order(records)
