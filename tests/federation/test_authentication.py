@@ -147,6 +147,21 @@ async def test_what_differs_from_what_was_signed_is_refused(
         assert refusal(answer) == (401, "M_UNAUTHORIZED"), (authorization, uri, content)
 
 
+async def test_a_large_body_is_signed_like_a_small_one(
+    homeserver: HomeserverInProcess, peer: Peer
+) -> None:
+    query = "/_matrix/federation/v1/user/keys/query"
+    devices = [f"D{n}" for n in range(20_000)]
+    large: dict[str, Any] = {"device_keys": {"@nobody:test.example": devices}}
+    answer = await peer.asks(homeserver, "POST", query, large)
+    assert (answer.status, answer.json["device_keys"]) == (200, {"@nobody:test.example": {}})
+    altered = json.dumps(large).replace("D19999", "D20000").encode()
+    refused = await peer.asks(homeserver, "POST", query, large, body=altered)
+    assert refusal(refused) == (401, "M_UNAUTHORIZED")
+    broken = await peer.asks(homeserver, "POST", query, large, body=altered[:-1])
+    assert refusal(broken) == (400, "M_NOT_JSON")
+
+
 async def test_one_server_cannot_speak_for_another(
     homeserver: HomeserverInProcess, peer: Peer, stranger: Peer, alice: Person
 ) -> None:

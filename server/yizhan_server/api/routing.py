@@ -43,7 +43,6 @@ from yizhan_server.api.suspension import is_open_to_suspended, user_suspended
 from yizhan_server.appservices.identities import AppserviceIdentities
 from yizhan_server.protocol.errors import BadJson, MatrixError, TooLarge
 from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName
-from yizhan_server.protocol.request_signing import parse_content
 from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, VisibleEvent
 from yizhan_server.rooms.rendering import Reader
 
@@ -536,10 +535,12 @@ class Wrapper:
         """Serve another server. Its body is read before it is known, but parsed only once."""
         self._limits.check(PEER_LIMIT, self._addresses.of(request))
         claimed = self._peers.read_claim(request)
-        content = parse_content(await read_body(request, route.max_body))
-        await self._peers.check(request, claimed, content)
+        data = await read_body(request, route.max_body)
+        content = await self._peers.check(request, claimed, data)
         # Not earlier: in another server's name anybody could use up what it is allowed.
         self._limits.check(PEER_LIMIT, claimed.origin)
+        if route.limit is not None:
+            self._limits.check(route.limit, claimed.origin)
         body = None if route.body is None else _converted(content or {}, route.body)
         call = Call(request, self._services, path, body, None, self._find_token, claimed.origin)
         return await route.handler(call)

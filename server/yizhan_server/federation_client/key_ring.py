@@ -161,12 +161,22 @@ class KeyRing:
         verify_signed_json(obj, server, want.pick(await self._keys_of(server, [want])))
 
     async def check_request(
-        self, claimed: RequestSignature, *, method: str, uri: str, content: JsonObject | None
+        self,
+        claimed: RequestSignature,
+        *,
+        method: str,
+        uri: str,
+        content: JsonObject | None,
+        is_large: bool = False,
     ) -> None:
-        """Raise InvalidSignature unless the origin has signed this request to this server."""
+        """Raise InvalidSignature unless the origin has signed this request to this server.
+
+        With `is_large` it is checked in a thread, since encoding the content takes its time.
+        """
         want = Want(frozenset([claimed.key_id]), self._clock.now_ms(), for_request=True)
         keys = want.pick(await self._keys_of(claimed.origin, [want]))
-        check_request_signature(
+        check = partial(
+            check_request_signature,
             claimed,
             method=method,
             uri=uri,
@@ -174,6 +184,10 @@ class KeyRing:
             content=content,
             keys=keys,
         )
+        if is_large:
+            await asyncio.get_running_loop().run_in_executor(self._threads, check)
+        else:
+            check()
 
     async def _in_portions(
         self, work: Callable[[Sequence[T]], list[R]], items: Sequence[T]
