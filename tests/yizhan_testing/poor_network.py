@@ -32,8 +32,8 @@ from yizhan_testing.homeserver import Homeserver, configure
 
 CLIENT_ADDRESS, SERVER_ADDRESS = "10.77.7.1", "10.77.7.2"
 MTU = 1500
-QUEUE_BYTES = 32_000
-"""What waits before the slow part of the line: four seconds' worth, as on real ones."""
+QUEUE_BYTES = 16_000
+"""What can wait before the slow part of the line: two seconds' worth; the rest is dropped."""
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x1, 0x1000
