@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest_asyncio
 from yizhan_database import Transaction
 from yizhan_server.app import MIGRATIONS
 from yizhan_server.protocol.room_version import V1, V2, V11, V12, RoomVersion
+from yizhan_server.rooms import turns
 from yizhan_server.rooms.state_resolution import ResolutionTooLarge, StateResolver
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage.state import REMOVED
@@ -132,6 +134,27 @@ async def test_a_fork_that_would_cost_too_much_is_given_up(db: Database) -> None
         await StateResolver(db, stored.keys, event_budget=5).resolve(stored, points)
 
     assert await StateResolver(db, stored.keys, event_budget=50).resolve(stored, points)
+
+
+async def test_others_have_their_turn_while_a_fork_is_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN_S", 0)
+    fork = Fork()
+    async with opened_fresh("sqlite", MIGRATIONS, tmp_path) as db:
+        stored = await fork.stored_in(db)
+        points = [stored.points[node.event.event_id] for node in (fork.alices, fork.bobs)]
+        await StateResolver(db, stored.keys).resolve(stored, points)
+
+        # Now nothing is left to write, and reads of SQLite do not suspend.
+        pauses = 0
+        async with asyncio.TaskGroup() as tasks:
+            resolver = StateResolver(db, stored.keys)
+            running = tasks.create_task(resolver.resolve(stored, points))
+            while not running.done():
+                await asyncio.sleep(0)
+                pauses += 1
+    assert pauses > 20
 
 
 async def test_what_was_resolved_once_is_not_read_again(tmp_path: Path) -> None:
