@@ -79,6 +79,10 @@ def delete_events(tx: Transaction, db: Database, room: int, events: Sequence[Old
     tx.execute(*in_list("DELETE FROM redaction WHERE target IN (??)", event_ids))
     tx.execute(*in_list("DELETE FROM redaction WHERE applied IN (0, 1, 2) AND event IN (??)", nids))
     tx.execute(*in_list("DELETE FROM txn WHERE event_id IN (??)", event_ids))
+    for table in ("self_destruction", "event_auth", "auth_chain"):
+        tx.execute(*in_list(f"DELETE FROM {table} WHERE event IN (??)", nids))
+    # A chain's number is the nid of its first event.
+    tx.execute(*in_list("DELETE FROM auth_chain_link WHERE chain IN (??)", nids))
     for nid in nids:
         search.replace_document(tx, db, nid, room, [])
     tx.execute(*in_list("DELETE FROM event WHERE nid IN (??)", nids))
@@ -185,6 +189,6 @@ def delete_state(tx: Transaction, line: int, first: int, last: int) -> None:
 
 def delete_room(tx: Transaction, room: int) -> None:
     """Remove what is left of a room."""
-    for table in ("state_line", "retention"):
+    for table in ("state_line", "retention", "auth_cover"):
         tx.execute(f"DELETE FROM {table} WHERE room = ?", room)
     tx.execute("DELETE FROM room WHERE nid = ?", room)

@@ -181,3 +181,33 @@ async def test_a_purged_room_is_whole_after_a_restart(tmp_path: Path, dialect: D
         assert unread == 0
         kept.append(await bob.says(room, "还在"))
         assert await history(bob, room) == kept
+
+
+async def test_who_speaks_during_a_purge_loses_nothing(
+    homeserver: HomeserverInProcess, admin: Person, alice: Person, bob: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    await bob.joins(room)
+    old = await talk(alice, bob, room, 15)
+    cut = await alice.says(room, "从这里起")
+
+    async def speaks(person: Person) -> list[str]:
+        return [await person.says(room, f"{number}") for number in range(10)]
+
+    async def changes() -> list[str]:
+        return [await alice.sets(room, "m.room.name", {"name": f"改 {n}"}) for n in range(10)]
+
+    wish = {"delete_local_events": True}
+    _, *said = await asyncio.gather(
+        purge(admin, f"{of(room)}/{of(cut)}", wish), speaks(alice), speaks(bob), changes()
+    )
+    kept = await history(bob, room)
+    assert kept[0] == cut
+    assert set(kept[1:]) == {event for events in said for event in events}
+    state = await state_of(alice, room)
+    assert (await state_at(alice, room, kept[-1])) == state
+    for event in kept:
+        assert ("m.room.create", "") in await state_at(bob, room, event)
+    fresh = await homeserver.signs_in("bob")
+    assert set((await fresh.syncs()).state(room)) <= set(state)
+    assert not set(old) & set(kept)
