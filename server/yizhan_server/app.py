@@ -62,6 +62,7 @@ from yizhan_server.ephemeral.presence import Presence
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
+from yizhan_server.federation.outbox import Outbox
 from yizhan_server.federation_client.client import FederationClient, open_federation_client
 from yizhan_server.federation_services import assemble_federation
 from yizhan_server.flows.dehydration import Dehydration
@@ -101,11 +102,11 @@ from yizhan_server.rooms.self_destruction import SelfDestruction
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.summaries import RoomSummaries
 from yizhan_server.rooms.upgrade import RoomUpgrades
-from yizhan_server.rooms.writer import EventWriter
 from yizhan_server.search.message_index import MessageIndex
 from yizhan_server.search.messages import MessageSearch
 from yizhan_server.search.room_directory import RoomDirectory
 from yizhan_server.search.user_directory import UserDirectory
+from yizhan_server.shared_room_services import assemble_shared_rooms, assemble_writing
 from yizhan_server.sign_in_services import assemble_sign_in
 from yizhan_server.sliding_sync_services import assemble_sliding_sync
 from yizhan_server.storage import installation
@@ -141,6 +142,7 @@ class Homeserver:
     push: PushDelivery
     appservice_delivery: AppserviceDelivery
     connections: Connections
+    outbox: Outbox
     federation_client: FederationClient
     removal: RoomRemoval
     departures: Departures
@@ -216,6 +218,7 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         await homeserver.departures.load()
         homeserver.push.start()
         homeserver.appservice_delivery.start()
+        homeserver.outbox.start()
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
         background.keep("unnamed files", homeserver.services.media.run)
@@ -269,14 +272,21 @@ def build(
     federation = assemble_federation(settings, db, clock, background, federation_client)
     appservice_queries = AppserviceQueries(appservices, appservice_calls)
     push_evaluation = PushEvaluation(personal.push_rules, personal.ignoring, server_name)
-    writer = EventWriter(
+    writing = assemble_writing(
         db, stream, clock, rooms, keys, numbers, push_evaluation, server_name, signing_key
     )
+    writer = writing.writer
+    shared_rooms = assemble_shared_rooms(
+        db, stream, clock, rooms, keys, numbers, writing, background,
+        client=federation_client, signatures=federation.key_ring, server_name=server_name,
+        signing_key=signing_key,
+    )  # fmt: skip
     profiles = MemberProfiles(personal.accounts, personal.profiles)
     room_settings = RoomSettings(personal.account_data, personal.push_rules)
     members = Members(
-        db, stream, rooms, writer, profiles, room_settings, appservice_queries, server_name
-    )
+        db, stream, rooms, writer, profiles, room_settings, appservice_queries,
+        shared_rooms.handshakes, server_name,
+    )  # fmt: skip
     to_device = ToDevice(db, stream, clock, server_name=server_name)
     device_lists = DeviceLists(db, stream)
     forgetter = KeyForgetter(device_changes)
@@ -396,6 +406,11 @@ def build(
         writer=writer,
         delayed=DelayedEvents(db, stream, clock, rooms, writer, settings.delayed_events),
         members=members,
+        server_access=shared_rooms.access,
+        serving_events=shared_rooms.serving,
+        residing=shared_rooms.residing,
+        inviting=shared_rooms.handshakes.inviting,
+        federation_transactions=shared_rooms.transactions,
         guest_access=GuestAccess(members, personal.accounts),
         creation=creation,
         server_notices=ServerNotices(
@@ -464,6 +479,6 @@ def build(
     )
     appservice_queries.on_reached(delivery.note_reached)
     return Homeserver(
-        wrapper, services, stream, flows, push, delivery, connections, federation_client,
-        administration.removal, departures,
+        wrapper, services, stream, flows, push, delivery, connections, shared_rooms.outbox,
+        federation_client, administration.removal, departures,
     )  # fmt: skip

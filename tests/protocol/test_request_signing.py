@@ -24,7 +24,7 @@ from yizhan_server.protocol.signing import InvalidSignature, SigningKey
 
 ORIGIN = ServerName("a.test:8448")
 HERE = ServerName("b.test")
-KEY = SigningKey.generate("k1")
+KEY = SigningKey("ed25519:k1", b"k1".ljust(32, b"."))
 KEYS = {KEY.key_id: KEY.verify_key}
 REQUEST: dict[str, Any] = {
     "method": "PUT",
@@ -93,7 +93,7 @@ def test_what_is_signed_is_accepted_and_is_what_the_reference_package_signs(
         {"content": None},
         {"destination": ServerName("c.test")},
         {"keys": {}},
-        {"keys": {KEY.key_id: SigningKey.generate("k1").verify_key}},
+        {"keys": {KEY.key_id: SigningKey("ed25519:k1", b"another".ljust(32, b".")).verify_key}},
     ],
     ids=str,
 )

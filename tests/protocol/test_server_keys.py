@@ -18,8 +18,8 @@ from yizhan_server.protocol.signing import InvalidKey, SigningKey, sign_json
 
 NOW_MS = 1_800_000_000_000
 SERVER = ServerName("a.test")
-KEY = SigningKey.generate("new")
-RETIRED = SigningKey.generate("old")
+KEY = SigningKey("ed25519:new", b"new".ljust(32, b"."))
+RETIRED = SigningKey("ed25519:old", b"old".ljust(32, b"."))
 OLD = OldKey(RETIRED.verify_key, NOW_MS - 1000)
 OWN = OwnKeys(SERVER, KEY, [OLD])
 

@@ -10,7 +10,13 @@ import pytest
 
 from yizhan_database import Transaction
 from yizhan_server.app import MIGRATIONS
-from yizhan_server.rooms.state_log import point_after, thin_state_log
+from yizhan_server.rooms.state_log import (
+    MAX_LINE_DEPTH,
+    Merge,
+    point_after,
+    point_of_merge,
+    thin_state_log,
+)
 from yizhan_server.storage import state as storage
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.state import REMOVED, Point
@@ -66,7 +72,7 @@ class History:
         }
         changes = {key: event for key, event in resolved.items() if event != mine.get(key, REMOVED)}
         if changes:
-            await self._append(one, mine, changes)
+            await self._append(one, mine, changes, merges=True)
 
     async def check(self) -> None:
         for point, state in self.points:
@@ -89,11 +95,17 @@ class History:
             replayed = {**before, **changes}
             assert {k: e for k, e in replayed.items() if e != REMOVED} == state
 
-    async def _append(self, point: Point, state: State, changes: State) -> None:
+    async def _append(
+        self, point: Point, state: State, changes: State, *, merges: bool = False
+    ) -> None:
         tx = Transaction()
-        tail = self.points[-1][0]
-        place = await point_after(self.db, self.numbers, tx, ROOM, point, tail)
-        storage.append_state(tx, place, changes)
+        if merges:
+            merge = Merge(point, changes)
+            place = await point_of_merge(self.db, self.numbers, tx, ROOM, merge)
+        else:
+            known = True if point == self.points[-1][0] else None
+            place = await point_after(self.db, self.numbers, tx, ROOM, point, is_line_head=known)
+            storage.append_state(tx, place, changes)
         pos = tx.position()
         now = dict(self.current[-1][1])
         # Any resolution will do for the current line, as long as the log says the same.
@@ -170,6 +182,19 @@ async def _points(kept: list[tuple[Point, State]]) -> AsyncIterator[Point]:
         yield point
 
 
+async def test_forks_upon_forks_do_not_make_a_seek_long(tmp_path: Path) -> None:
+    async with opened_fresh("sqlite", MIGRATIONS, tmp_path) as db:
+        history = History(db, random.Random(5))
+        await history.begins()
+        await history.sends()
+        for number in range(3 * MAX_LINE_DEPTH):
+            point, state = history.points[-1]
+            changes = {1 + number % KEYS: 1000 + number}
+            await history._append(point, state, changes, merges=True)
+            assert len(await storage.ancestry(db, history.points[-1][0])) <= MAX_LINE_DEPTH + 1
+        await history.check()
+
+
 async def test_two_writers_at_one_head_of_a_line_do_not_both_succeed(tmp_path: Path) -> None:
     async with opened_fresh("sqlite", MIGRATIONS, tmp_path) as db:
         history = History(db, random.Random(1))
@@ -180,7 +205,8 @@ async def test_two_writers_at_one_head_of_a_line_do_not_both_succeed(tmp_path: P
         jobs = []
         for event in (101, 102):
             tx = Transaction()
-            assert await point_after(db, history.numbers, tx, ROOM, head, head) == place
+            found = await point_after(db, history.numbers, tx, ROOM, head, is_line_head=True)
+            assert found == place
             storage.append_state(tx, place, {1: event})
             jobs.append(db.submit(tx))
         first, second = [await _outcome(job) for job in jobs]

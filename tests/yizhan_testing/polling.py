@@ -1,10 +1,13 @@
-"""Waiting until somebody's long poll waits."""
+"""Waiting for long polls: until one waits, or until one has brought what is awaited."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from yizhan_testing.homeserver import HomeserverInProcess, Person
 
 ROUND_TRIPS = 5
@@ -18,3 +21,16 @@ async def polls(homeserver: HomeserverInProcess, person: Person) -> None:
         await person.get("/v3/account/whoami")
     for _ in range(ROUND_TRIPS):
         await person.get("/v3/account/whoami")
+
+
+async def until(person: Person, check: Callable[[], Awaitable[None]], within_s: float = 20) -> None:
+    """Return when `check` passes; it is repeated whenever the person's /sync has news."""
+    async with asyncio.timeout(within_s):
+        while True:
+            await person.syncs()
+            try:
+                await check()
+            except AssertionError:
+                await person.syncs(timeout_ms=1000)
+            else:
+                return

@@ -122,8 +122,8 @@ class StoredRoom:
                 changes[number] = REMOVED if after is None else self.nids[after]
         if not changes:
             return point
-        tail = self._head if parent is not None else point
-        place = await point_after(self._db, self._numbers, tx, ROOM, point, tail)
+        known = True if parent is None or point == self._head else None
+        place = await point_after(self._db, self._numbers, tx, ROOM, point, is_line_head=known)
         stored_state.append_state(tx, place, changes)
         self._head = place
         return place

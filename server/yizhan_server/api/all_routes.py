@@ -43,10 +43,13 @@ from yizhan_server.api import (
     to_device,
 )
 from yizhan_server.api.federation import devices as federation_devices
+from yizhan_server.api.federation import events as federation_events
 from yizhan_server.api.federation import keys as federation_keys
 from yizhan_server.api.federation import media as federation_media
+from yizhan_server.api.federation import membership as federation_membership
 from yizhan_server.api.federation import queries as federation_queries
 from yizhan_server.api.federation import spaces as federation_spaces
+from yizhan_server.api.federation import transactions as federation_transactions
 from yizhan_server.api.federation import version as federation_version
 
 ROUTES = (
@@ -70,10 +73,13 @@ ROUTES = (
     event_stream.routes,
     events.routes,
     federation_devices.routes,
+    federation_events.routes,
     federation_keys.routes,
     federation_media.routes,
+    federation_membership.routes,
     federation_queries.routes,
     federation_spaces.routes,
+    federation_transactions.routes,
     federation_version.routes,
     identity.routes,
     identity.federation_routes,

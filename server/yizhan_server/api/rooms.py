@@ -11,7 +11,7 @@ import msgspec
 
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
 from yizhan_server.protocol.errors import InvalidParam, MissingParam
-from yizhan_server.protocol.identifiers import UserID, parse_user_id
+from yizhan_server.protocol.identifiers import ServerName, UserID, parse_server_name, parse_user_id
 from yizhan_server.rooms.canonical_alias import forget_alias
 from yizhan_server.rooms.creation import NewRoom
 from yizhan_server.rooms.room import Room
@@ -174,7 +174,9 @@ async def _join(call: Call[JsonObject], room_id: str) -> JsonObject:
     if call.requester.is_guest:
         wanted = await call.services.rooms.get(room_id)
         await call.services.guest_access.check_may_join(wanted, call.requester.user_id)
-    room = await call.services.members.join(call.requester.user_id, room_id, body.reason, extra)
+    room = await call.services.members.join(
+        call.requester.user_id, room_id, body.reason, extra, _via(call)
+    )
     return {"room_id": room.room_id}
 
 
@@ -182,7 +184,9 @@ async def _join(call: Call[JsonObject], room_id: str) -> JsonObject:
 async def knock(call: Call[JoinBody]) -> JsonObject:
     """Ask to be invited."""
     room_id = await _room_id(call, call.path["room"])
-    room = await call.services.members.knock(call.requester.user_id, room_id, call.body.reason)
+    room = await call.services.members.knock(
+        call.requester.user_id, room_id, call.body.reason, _via(call)
+    )
     return {"room_id": room.room_id}
 
 
@@ -319,6 +323,12 @@ async def set_room_visibility(call: Call[VisibilityBody]) -> JsonObject:
 
 async def _room_id(call: Call[Any], room: str) -> str:
     return await call.services.aliases.resolve(room) if room.startswith("#") else room
+
+
+def _via(call: Call[Any]) -> list[ServerName]:
+    """Return the servers that the client says are in the room."""
+    named = [*call.query_all("via"), *call.query_all("server_name")]
+    return [parse_server_name(name) for name in named]
 
 
 def _target(body: MemberBody) -> UserID:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from yizhan_server.ephemeral.presence import Presence
     from yizhan_server.ephemeral.receipts import Receipts
     from yizhan_server.ephemeral.typing import Typing
+    from yizhan_server.federation.transactions import IncomingTransactions
     from yizhan_server.federation_client.key_ring import KeyRing
     from yizhan_server.federation_client.notary import Notary
     from yizhan_server.federation_client.peers import Peers
@@ -73,12 +74,16 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.creation import RoomCreation
     from yizhan_server.rooms.delayed import DelayedEvents
     from yizhan_server.rooms.guest_access import GuestAccess
+    from yizhan_server.rooms.handshakes.inviting import Inviting
+    from yizhan_server.rooms.handshakes.residing import Residing
     from yizhan_server.rooms.hierarchy import SpaceHierarchy
     from yizhan_server.rooms.members import Members
     from yizhan_server.rooms.reading import RoomReading
     from yizhan_server.rooms.registry import Rooms
     from yizhan_server.rooms.relations import Relations
     from yizhan_server.rooms.rendering import EventRenderer
+    from yizhan_server.rooms.server_access import ServerAccess
+    from yizhan_server.rooms.serving_events import ServingEvents
     from yizhan_server.rooms.summaries import RoomSummaries
     from yizhan_server.rooms.upgrade import RoomUpgrades
     from yizhan_server.rooms.writer import EventWriter
@@ -154,6 +159,11 @@ class Services:
     writer: EventWriter
     delayed: DelayedEvents
     members: Members
+    server_access: ServerAccess
+    serving_events: ServingEvents
+    residing: Residing
+    inviting: Inviting
+    federation_transactions: IncomingTransactions
     guest_access: GuestAccess
     creation: RoomCreation
     upgrades: RoomUpgrades

@@ -104,11 +104,15 @@ class RoomCreation:
         )
         for kind, state_key, content in self._initial_state(wish, preset, alias):
             drafts.append(Draft(creator, kind, content, state_key))
+        elsewhere = []
         for target in dict.fromkeys(wish.invite):
             content = await self._members.invite_content(
                 target, reason=None, is_direct=wish.is_direct
             )
-            drafts.append(Draft(creator, "m.room.member", content, target))
+            if self._members.is_ours(target):
+                drafts.append(Draft(creator, "m.room.member", content, target))
+            else:
+                elsewhere.append(target)
         create = Draft(
             creator, "m.room.create", _creation_content(creator, wish, preset, version), ""
         )
@@ -117,6 +121,9 @@ class RoomCreation:
             await self._aliases.add(alias, room, creator, service=wish.appservice)
         if wish.public:
             await self._aliases.publish(room)
+        for target in elsewhere:
+            # Their servers have to agree, and are shown a room that exists.
+            await self._members.invite(room, creator, target, is_direct=wish.is_direct)
         return room
 
     async def _creator_member(self, creator: UserID) -> dict[str, Any]:

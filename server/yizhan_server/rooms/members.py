@@ -1,7 +1,8 @@
 """What people do to memberships: join, invite, knock, leave, kick, ban.
 
-Each action is one m.room.member event of our own user; the authorisation rules decide.
-What needs another server (joining a room that is not here) is answered M_NOT_FOUND.
+Each action is one m.room.member event of our own user; the authorisation rules decide. What
+needs another server, because this one is not in the room or the target is not of this one, goes
+through `handshakes`.
 
 Spec: client-server API, "Room membership", "Restricted rooms".
 """
@@ -9,7 +10,7 @@ Spec: client-server API, "Room membership", "Restricted rooms".
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from yizhan_database import Database, GuardFailed, Transaction
@@ -17,15 +18,17 @@ from yizhan_server.accounts.invite_permission import blocks_invites
 from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import RoomID, ServerName, UserID, server_name_of
 from yizhan_server.rooms.blocking import check_not_blocked
-from yizhan_server.rooms.join_rules import allowed_rooms, is_in_any
-from yizhan_server.rooms.power import current_power_levels
+from yizhan_server.rooms.handshakes.handshakes import Handshakes
 from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.restricted_joins import find_authoriser
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.writer import Draft, EventWriter
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.streams import Stream
 
 log = logging.getLogger(__name__)
+
+UNABLE_HERE = ("M_UNABLE_TO_AUTHORISE_JOIN", "M_UNABLE_TO_GRANT_JOIN")
 
 
 class MemberProfiles(Protocol):
@@ -68,6 +71,7 @@ class Members:
         profiles: MemberProfiles,
         personal: PersonalSettings,
         source: UserSource,
+        handshakes: Handshakes,
         server_name: ServerName,
     ) -> None:
         self._db = db
@@ -77,27 +81,47 @@ class Members:
         self._profiles = profiles
         self._personal = personal
         self._source = source
+        self._handshakes = handshakes
         self._server_name = server_name
 
     async def join(
-        self, user_id: UserID, room_id: str, reason: str | None, extra: Mapping[str, Any]
+        self,
+        user_id: UserID,
+        room_id: str,
+        reason: str | None,
+        extra: Mapping[str, Any],
+        via: Sequence[ServerName] = (),
     ) -> Room:
-        """Join a room; joining again changes nothing."""
-        room = await self._rooms.find(room_id)
+        """Join a room; joining again changes nothing. `via` are servers that may be in it."""
+        content = {**extra, **await self._content(user_id, "join", reason)}
+        room = await self._handshakes.find_room_here(room_id)
         if room is None:
-            raise NotFound("This server does not know the room, and federation is closed")
+            await check_not_blocked(self._db, room_id)
+            room = await self._handshakes.join(user_id, room_id, via, content)
+        if room is None:
+            # Somebody else of this server was joining it meanwhile.
+            room = await self._rooms.get(room_id)
+        room = await self._join_here(room, user_id, content)
+        await self._carry_over(room, user_id)
+        return room
+
+    async def _join_here(self, room: Room, user_id: UserID, content: dict[str, Any]) -> Room:
+        """Join a room that this server is in."""
         membership = await room.membership(user_id)
         if membership == "join":
             return room
-        await check_not_blocked(self._db, room_id)
-        content = await self._content(user_id, "join", reason)
-        content = {**extra, **content}
+        await check_not_blocked(self._db, room.room_id)
         if membership != "invite":
-            authoriser = await self._authoriser(room, user_id)
+            try:
+                authoriser = await find_authoriser(self._rooms, room, user_id)
+            except MatrixError as error:
+                if error.errcode not in UNABLE_HERE:
+                    raise
+                # Another server in the room may know the user as a member of the right one.
+                return await self._handshakes.join_elsewhere(room, user_id, content, error)
             if authoriser is not None:
-                content["join_authorised_via_users_server"] = authoriser
+                content = {**content, "join_authorised_via_users_server": authoriser}
         await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
-        await self._carry_over(room, user_id)
         return room
 
     async def invite(
@@ -109,17 +133,18 @@ class Members:
         reason: str | None = None,
         is_direct: bool = False,
     ) -> None:
-        """Invite a user of this server."""
+        """Invite a user, of whatever server."""
         await check_not_blocked(self._db, room.room_id)
-        await self._writer.send(
-            room,
-            Draft(
-                sender,
-                "m.room.member",
-                await self.invite_content(target, reason=reason, is_direct=is_direct),
-                target,
-            ),
-        )
+        content = await self.invite_content(target, reason=reason, is_direct=is_direct)
+        draft = Draft(sender, "m.room.member", content, target)
+        if self.is_ours(target):
+            await self._writer.send(room, draft)
+        elif await room.membership(target) != "invite":
+            await self._handshakes.inviting.invite(room, draft)
+
+    def is_ours(self, user_id: UserID) -> bool:
+        """Whether a user is of this server."""
+        return server_name_of(user_id) == self._server_name
 
     async def invite_content(
         self, target: UserID, *, reason: str | None, is_direct: bool
@@ -133,8 +158,9 @@ class Members:
 
     async def check_invitable(self, target: UserID) -> None:
         """Answer why somebody cannot be invited: another server's, nobody, or not willing."""
-        if server_name_of(target) != self._server_name:
-            raise Forbidden("Federation with the server of this user is closed")
+        if not self.is_ours(target):
+            self._handshakes.check_peer(target)
+            return
         known = await self._profiles.is_account(target) or (
             await self._source.offer_user(target) and await self._profiles.is_account(target)
         )
@@ -143,26 +169,32 @@ class Members:
         if await blocks_invites(self._db, target):
             raise MatrixError(403, "M_INVITE_BLOCKED", "This user takes no invitations")
 
-    async def knock(self, user_id: UserID, room_id: str, reason: str | None) -> Room:
-        """Ask to be invited."""
-        room = await self._rooms.find(room_id)
+    async def knock(
+        self, user_id: UserID, room_id: str, reason: str | None, via: Sequence[ServerName] = ()
+    ) -> Room:
+        """Ask to be invited. `via` are servers that may be in the room."""
+        content = await self._content(user_id, "knock", reason)
+        room = await self._handshakes.find_room_here(room_id)
         if room is None:
-            raise NotFound("This server does not know the room, and federation is closed")
+            await check_not_blocked(self._db, room_id)
+            return await self._handshakes.knock(user_id, room_id, via, content)
         if await room.membership(user_id) != "knock":
             await check_not_blocked(self._db, room_id)
-            content = await self._content(user_id, "knock", reason)
             await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
         return room
 
     async def leave(self, user_id: UserID, room_id: str, reason: str | None) -> None:
         """Leave a room, or decline its invitation; leaving again changes nothing."""
         room = await self._rooms.find(room_id)
+        content = await self._content(None, "leave", reason)
+        if room is not None and await self._handshakes.find_room_here(room_id) is None:
+            await self._handshakes.decline(user_id, room, content)
+            return
         membership = None if room is None else await room.membership(user_id)
         if room is None or membership is None:
             raise Forbidden("You are not in this room")
         if membership == "leave":
             return
-        content = await self._content(None, "leave", reason)
         await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
 
     async def kick(self, room: Room, sender: UserID, target: UserID, reason: str | None) -> None:
@@ -189,10 +221,10 @@ class Members:
         room = await self._rooms.find(room_id)
         if room is None:
             raise NotFound("You have never been in this room")
-        membership = await room.membership(user_id)
+        membership = await stored_rooms.find_membership(self._db, room.nid, user_id)
         if membership is None:
             raise NotFound("You have never been in this room")
-        if membership not in ("leave", "ban"):
+        if membership.membership not in ("leave", "ban"):
             raise MatrixError(400, "M_UNKNOWN", "You are still in this room; leave it first")
         tx = Transaction()
         stored_rooms.forget_membership(tx, room.nid, user_id)
@@ -259,22 +291,3 @@ class Members:
         if reason is not None:
             content["reason"] = reason
         return content
-
-    async def _authoriser(self, room: Room, user_id: UserID) -> UserID | None:
-        """Return who of ours lets the user into a restricted room; None if the room is not one.
-
-        Spec: "Restricted rooms": somebody with the power to invite, when the user is joined to
-        one of the rooms that the join rule allows.
-        """
-        allowed = await allowed_rooms(room)
-        if allowed is None:
-            return None
-        if not await is_in_any(self._rooms, allowed, user_id):
-            raise Forbidden("You are in none of the rooms that would let you join this one")
-        levels = await current_power_levels(room)
-        candidates = [
-            user for user in await room.local_users() if levels.of_user(user) >= levels.invite
-        ]
-        if not candidates:
-            raise MatrixError(400, "M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let you in")
-        return max(candidates, key=lambda user: (levels.of_user(user), user))

@@ -11,12 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from yizhan_database import Database
+from yizhan_server.protocol.auth_rules import may_redact
 from yizhan_server.protocol.errors import Forbidden, InvalidParam, NotFound
 from yizhan_server.protocol.event import Pdu
+from yizhan_server.rooms.point_state import PointState
 from yizhan_server.rooms.power import StateSource, power_levels_in
 from yizhan_server.rooms.room import Room
-from yizhan_server.storage.events import StoredEvent, find_event
-from yizhan_server.storage.state import StateKey
+from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.rooms.state_log import Merge
+from yizhan_server.storage.events import (
+    StoredEvent,
+    find_event,
+    pdus_by_nid,
+    pending_redactions,
+)
+from yizhan_server.storage.state import Point, StateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +64,49 @@ async def find_redaction_target(
     if target.sender != redaction.sender and levels.of_user(redaction.sender) < levels.redact:
         raise Forbidden("You may only redact your own events")
     return RedactionTarget(redaction.redacts, target)
+
+
+async def find_remote_target(
+    db: Database, room: Room, redaction: Pdu, state: StateSource
+) -> RedactionTarget | None:
+    """Return what a redaction of another server names; None if it prunes nothing, ever.
+
+    Without its event the target is not here yet: the redaction waits for it. `state` is that
+    before the redaction.
+    """
+    if redaction.type != "m.room.redaction" or redaction.redacts is None:
+        return None
+    found = await find_event(db, redaction.redacts)
+    if found is None:
+        return RedactionTarget(redaction.redacts, None)
+    if found[0] != room.nid or not await _may_redact(db, room, redaction, found[1], state):
+        return None
+    return RedactionTarget(redaction.redacts, found[1])
+
+
+async def _may_redact(
+    db: Database, room: Room, redaction: Pdu, target: StoredEvent, state: StateSource
+) -> bool:
+    """Whether an accepted redaction is to be applied; before version 3 the rules have said so."""
+    if room.version.has_redaction_rule:
+        return True
+    pdus = await pdus_by_nid(db, [target.nid], room.version)
+    levels = await power_levels_in(state, room.version)
+    return may_redact(redaction, pdus[target.nid], levels)
+
+
+async def find_waiting_redaction(
+    db: Database, keys: StateKeys, room: Room, target: Pdu
+) -> int | None:
+    """Return the number of a redaction that came before `target` and prunes it."""
+    for each in await pending_redactions(db, target.event_id, room.nid, room.version):
+        if each.line is None or each.seq is None:
+            continue
+        if room.version.has_redaction_rule:
+            return each.nid
+        # A redaction is no state event: the state after it is the state before it.
+        merged = Merge(Point(each.line, each.seq))
+        state = PointState(db, keys, room.version, merged)
+        if may_redact(each.pdu, target, await power_levels_in(state.event, room.version)):
+            return each.nid
+    return None

@@ -142,7 +142,7 @@ class EventRenderer:
 
     async def _add_previous(self, unsigned: dict[str, Any], event: StoredEvent) -> None:
         """Say what a state event replaced, at the place in the state log just before it."""
-        if event.seq <= 1:
+        if event.seq < 1:
             return
         key = await stored_state.find_key(self._db, (event.type, event.state_key or ""))
         if key is None:

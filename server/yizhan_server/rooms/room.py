@@ -45,6 +45,10 @@ class StateEvent:
     pdu: Pdu
 
 
+StateChanges = dict[StateKey, StateEvent | None]
+"""What state keys became; None where state resolution left a key without an event."""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """Where the room's DAG ends, and which version of the room's row says so."""
@@ -77,7 +81,7 @@ class Room:
         """Every live event with a position above this is in the ring."""
         self._ring_bytes = 0
         self._state: OrderedDict[StateKey, StateEvent | None] = OrderedDict()
-        self._tail_state: dict[StateKey, StateEvent] = {}
+        self._tail_state: StateChanges = {}
         self._local_users: set[UserID] | None = None
         self._joined_count: int | None = None
         self._peekers: Counter[str] = Counter()
@@ -171,40 +175,37 @@ class Room:
 
     async def tail_state_event(self, key: StateKey) -> StateEvent | None:
         """Return the state event of a key after everything built so far."""
-        built = self._tail_state.get(key)
-        return built if built is not None else await self.state_event(*key)
+        if key in self._tail_state:
+            return self._tail_state[key]
+        return await self.state_event(*key)
 
-    def enqueue(
-        self, head: Head, changes: dict[StateKey, StateEvent], job: asyncio.Future[Commit]
-    ) -> None:
+    def enqueue(self, head: Head, changes: StateChanges, job: asyncio.Future[Commit]) -> None:
         """Advance the tail: `job`, which leads to `head`, has just been submitted."""
         self.tail = head
         self.last_job = job
         self._tail_state.update(changes)
 
-    def commit(
-        self, head: Head, changes: dict[StateKey, StateEvent], events: Iterable[StoredEvent]
-    ) -> None:
+    def commit(self, head: Head, changes: StateChanges, events: Iterable[StoredEvent]) -> None:
         """Show what has become durable. Called after the commit, in commit order."""
         self.committed = head
         for key, event in changes.items():
             self._state[key] = event
             self._state.move_to_end(key)
-            if self._tail_state.get(key) is event:
+            if key in self._tail_state and self._tail_state[key] is event:
                 del self._tail_state[key]
             if key[0] == "m.room.member":
-                self._commit_membership(UserID(key[1]), event.pdu)
+                self._commit_membership(UserID(key[1]), None if event is None else event.pdu)
         for stored in events:
             self._append_to_ring(stored)
         while len(self._state) > CACHED_MEMBERS:
             self._state.popitem(last=False)
 
-    def _commit_membership(self, user_id: UserID, pdu: Pdu) -> None:
+    def _commit_membership(self, user_id: UserID, pdu: Pdu | None) -> None:
         self.membership_changes += 1
         self._joined_count = None
         if self._local_users is None or server_name_of(user_id) != self._server_name:
             return
-        if pdu.content.get("membership") == "join":
+        if pdu is not None and pdu.content.get("membership") == "join":
             # A new set: readers may be iterating over the old one.
             self._local_users = self._local_users | {user_id}
         else:

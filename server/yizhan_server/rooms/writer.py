@@ -11,15 +11,14 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from yizhan_database import (
-    Commit,
     Database,
     DatabaseUnavailable,
     GuardFailed,
-    Pos,
+    Lane,
     StatementRefused,
     Transaction,
 )
@@ -39,23 +38,21 @@ from yizhan_server.protocol.hashes import reference_hash
 from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, UserID
 from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
 from yizhan_server.protocol.signing import SigningKey
-from yizhan_server.rooms.push_evaluation import PushEvaluation
+from yizhan_server.rooms.recording import Batch, Recorder
 from yizhan_server.rooms.redactions import find_redaction_target
 from yizhan_server.rooms.registry import Rooms
-from yizhan_server.rooms.room import Head, Room, StateEvent
+from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.state_keys import StateKeys
-from yizhan_server.rooms.state_log import point_after
 from yizhan_server.storage import events as stored_events
-from yizhan_server.storage import push_exceptions as stored_exceptions
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.events import LOCAL, Relation, StoredEvent
 from yizhan_server.storage.numbers import Numbers
-from yizhan_server.storage.rooms import Extremity, StoredRoom
+from yizhan_server.storage.rooms import StoredRoom
 from yizhan_server.storage.state import Point, StateKey
-from yizhan_server.streams import Stream
 
 log = logging.getLogger(__name__)
+
+FAILURES = (GuardFailed, DatabaseUnavailable, StatementRefused)
 
 ATTEMPTS = 10
 """Times that a write is rebuilt after another worker moved the room's head first."""
@@ -84,49 +81,26 @@ class ClientTxn:
     txn_id: str
 
 
-@dataclass(slots=True)
-class _Batch:
-    """Events of one job, built on one another."""
-
-    room: Room
-    tx: Transaction
-    head: Head
-    point: Point
-    event_ids: list[EventID] = field(default_factory=list)
-    changes: dict[StateKey, StateEvent] = field(default_factory=dict)
-    written: list[tuple[Pos, StoredEvent]] = field(default_factory=list)
-    redacted: list[tuple[str, StateKey | None]] = field(default_factory=list)
-    hashes: dict[EventID, bytes] = field(default_factory=dict)
-    """Reference hashes of the batch's own events, in the room versions that need them."""
-
-    async def state_event(self, key: StateKey) -> StateEvent | None:
-        """Return the state event of a key after everything built so far."""
-        found = self.changes.get(key)
-        return found if found is not None else await self.room.tail_state_event(key)
-
-
 class EventWriter:
     """Writes events of this server's users."""
 
     def __init__(
         self,
         db: Database,
-        stream: Stream,
         clock: Clock,
         rooms: Rooms,
         keys: StateKeys,
         numbers: Numbers,
-        push: PushEvaluation,
+        recorder: Recorder,
         server_name: ServerName,
         signing_key: SigningKey,
     ) -> None:
         self._db = db
-        self._stream = stream
         self._clock = clock
         self._rooms = rooms
         self._keys = keys
         self._numbers = numbers
-        self._push = push
+        self._recorder = recorder
         self._server_name = server_name
         self._signing_key = signing_key
         self._running: dict[ClientTxn, asyncio.Future[EventID]] = {}
@@ -181,14 +155,16 @@ class EventWriter:
         """
         for _ in range(ATTEMPTS):
             async with room.lock:
-                batch = _Batch(room, Transaction(room.lane), room.tail, _point_of(room.tail))
+                batch = await self._begin(room)
+                if batch is None:
+                    continue
                 for draft in drafts:
                     await self._append(batch, draft)
                 if batch.written and before is not None:
                     await before(batch.event_ids)
                 lane = room.lane
                 if batch.written:
-                    done = self._submit(batch, txn)
+                    done = self._recorder.submit(batch, self._remember(batch, txn))
                 elif room.last_job is not None:
                     # All of it is so already, or will be once what was built before is durable.
                     done = room.last_job
@@ -196,10 +172,9 @@ class EventWriter:
                     return batch.event_ids
             try:
                 await asyncio.shield(done)
-            except (GuardFailed, DatabaseUnavailable, StatementRefused) as error:
+            except FAILURES as error:
                 async with room.lock:
-                    self._keys.forget_pending()
-                    await room.reload(lane)
+                    await self._begin_anew(room, lane)
                 if not isinstance(error, GuardFailed):
                     raise
                 if txn is not None and (answered := await self._answered(txn)) is not None:
@@ -207,6 +182,45 @@ class EventWriter:
                 continue
             return batch.event_ids
         raise MatrixError(503, "M_UNKNOWN", "The room is too busy; try again")
+
+    async def build(self, room: Room, draft: Draft) -> Pdu:
+        """Return a signed event that is allowed at the room's end, without recording it.
+
+        For events that another server has to sign too, or that it will complete.
+        """
+        for _ in range(ATTEMPTS):
+            async with room.lock:
+                batch = await self._begin(room)
+                if batch is not None:
+                    return await self._built(batch, draft)
+        raise MatrixError(503, "M_UNKNOWN", "The room is too busy; try again")
+
+    async def _begin(self, room: Room) -> Batch | None:
+        """Return an empty batch; None when what it would continue has failed. Hold the lock."""
+        lane = room.lane
+        try:
+            return await self._recorder.begin(room)
+        except FAILURES as error:
+            await self._begin_anew(room, lane)
+            if not isinstance(error, GuardFailed):
+                raise
+            return None
+
+    async def _begin_anew(self, room: Room, lane: Lane) -> None:
+        self._keys.forget_pending()
+        await room.reload(lane)
+
+    def _remember(self, batch: Batch, txn: ClientTxn | None) -> Callable[[Transaction], None]:
+        """Return what puts the answer to a transaction id into the batch's own job."""
+
+        def append(tx: Transaction) -> None:
+            if txn is not None:
+                stored_events.append_transaction(
+                    tx, user_id=txn.user_id, device_id=txn.device_id, scope=txn.scope,
+                    txn_id=txn.txn_id, event_id=batch.event_ids[-1], now_ms=self._clock.now_ms(),
+                )  # fmt: skip
+
+        return append
 
     def new_room_id(self) -> RoomID:
         """Return an id for a room whose version does not derive it from the create event."""
@@ -259,11 +273,11 @@ class EventWriter:
             tx = Transaction(room.lane)
             stored_rooms.create_room(tx, room.nid, room.room_id, version.identifier)
             stored_state.open_line(tx, line, room.nid, None, 0)
-            batch = _Batch(room, tx, room.tail, Point(line, 0))
-            await self._record(batch, create, [])
+            batch = Batch(room, tx, room.tail, Point(line, 0))
+            await self._recorder.record(batch, create)
             for draft in drafts:
                 await self._append(batch, draft)
-            done = self._submit(batch, None)
+            done = self._recorder.submit(batch)
         await asyncio.shield(done)
         return self._rooms.add(room)
 
@@ -273,7 +287,7 @@ class EventWriter:
         )
         return None if found is None else EventID(found)
 
-    async def _append(self, batch: _Batch, draft: Draft) -> None:
+    async def _append(self, batch: Batch, draft: Draft) -> None:
         """Build, authorise and record one event."""
         room = batch.room
         if (
@@ -291,6 +305,15 @@ class EventWriter:
                 # Setting the state to what it is already changes nothing.
                 batch.event_ids.append(current.pdu.event_id)
                 return
+        pdu = await self._built(batch, draft)
+        target = None
+        if pdu.type == "m.room.redaction":
+            target = await find_redaction_target(self._db, room, pdu, batch.state_event)
+        await self._recorder.record(batch, pdu, target=target)
+
+    async def _built(self, batch: Batch, draft: Draft) -> Pdu:
+        """Return a signed event that follows the batch, and that the rules permit."""
+        room = batch.room
         if not room.version.strict_canonical_json:
             _check_nesting(draft.content)
         auth_state: dict[StateKey, Pdu] = {}
@@ -320,7 +343,7 @@ class EventWriter:
             assert create is not None, "every room begins with its create event"
             auth_state["m.room.create", ""] = create.pdu
         _check_auth(pdu, auth_state, room.version)
-        await self._record(batch, pdu, extremities)
+        return pdu
 
     def _build(self, version: RoomVersion, **parts: Any) -> Pdu:
         """Make a PDU of ours; InvalidPdu becomes the client's error that it is."""
@@ -339,7 +362,7 @@ class EventWriter:
             raise InvalidParam(str(error)) from None
 
     async def _reference_hashes(
-        self, batch: _Batch, auth_events: Iterable[Pdu]
+        self, batch: Batch, auth_events: Iterable[Pdu]
     ) -> dict[EventID, bytes] | None:
         """Return what rooms of versions 1 and 2 state beside each reference; None for others."""
         version = batch.room.version
@@ -351,115 +374,6 @@ class EventWriter:
         for pdu in (await stored_events.pdus_by_nid(self._db, missing, version)).values():
             hashes[pdu.event_id] = reference_hash(pdu.raw, version)
         return hashes
-
-    async def _record(self, batch: _Batch, pdu: Pdu, extremities: Sequence[Extremity]) -> None:
-        """Record an authorised event that follows `extremities`."""
-        room, tx = batch.room, batch.tx
-        nid = await self._numbers.next("event")
-        relation = await self._relation(pdu)
-        target = None
-        if pdu.type == "m.room.redaction":
-            target = await find_redaction_target(self._db, room, pdu, batch.state_event)
-        key_nid = None
-        point = batch.point
-        if pdu.state_key is not None:
-            key_nid = await self._keys.intern(tx, pdu.key)
-            # Everything built so far is in `batch`, so its point is the tail.
-            point = await point_after(self._db, self._numbers, tx, room.nid, point, batch.point)
-            stored_state.append_state(tx, point, {key_nid: nid})
-        flags, exceptions = await self._push.judge(room, pdu, batch.state_event)
-        flags |= LOCAL
-        if target is not None and target.event is not None:
-            stored_events.mark_redacted(tx, target.event.nid)
-            batch.redacted.append((target.event.event_id, target.state_key))
-        pos = tx.position()
-        client, rest = stored_events.split_pdu(pdu)
-        stored_events.append_event(
-            tx, nid=nid, room=room.nid, pos=pos, pdu=pdu, line=point.line, seq=point.seq,
-            relation=relation, flags=flags, client=client, rest=rest,
-        )  # fmt: skip
-        if target is not None:
-            stored_events.append_redaction(
-                tx, target=target.event_id, event=nid, applied=target.event is not None
-            )
-        if key_nid is not None:
-            stored_state.append_current_state(tx, room.nid, pos, {key_nid: nid})
-            batch.changes[pdu.key] = StateEvent(nid, pdu)
-        if pdu.type == "m.room.member" and pdu.state_key is not None:
-            stored_rooms.replace_membership(
-                tx, room=room.nid, user_id=pdu.state_key, membership=pdu.content["membership"],
-                sender=pdu.sender, event=nid, pos=pos,
-            )  # fmt: skip
-        stored_exceptions.append_exceptions(tx, room.nid, pos, exceptions)
-        if room.version.references_carry_hashes:
-            batch.hashes[pdu.event_id] = reference_hash(pdu.raw, room.version)
-        batch.point = point
-        batch.head = Head(
-            (Extremity(nid, pdu.event_id, pdu.depth, point.line, point.seq),), batch.head.ver
-        )
-        batch.event_ids.append(pdu.event_id)
-        stored = StoredEvent(
-            nid, pdu.event_id, 0, pdu.depth, pdu.type, pdu.sender, pdu.state_key,
-            pdu.origin_server_ts, point.line, point.seq, relation.thread, relation.rel_type,
-            relation.rel_to, flags, client,
-        )  # fmt: skip
-        batch.written.append((pos, stored))
-
-    async def _relation(self, pdu: Pdu) -> Relation:
-        """Read the relation; what relates to an event of a thread belongs to that thread.
-
-        Spec: "Threading", receipts: reactions, edits and the like follow their target.
-        """
-        relation = stored_events.relation_of(pdu.content)
-        if relation.rel_to is None or relation.thread is not None:
-            return relation
-        found = await stored_events.find_event(self._db, relation.rel_to)
-        if found is None or found[1].thread is None:
-            return relation
-        return Relation(found[1].thread, relation.rel_type, relation.rel_to)
-
-    def _submit(self, batch: _Batch, txn: ClientTxn | None) -> asyncio.Future[Commit]:
-        """Enqueue the job of a batch. Hold the room's lock."""
-        room, tx = batch.room, batch.tx
-        head = Head(batch.head.extremities, batch.head.ver + 1)
-        stored_rooms.advance_forward_extremities(tx, room.nid, batch.head.ver, head.extremities)
-        if txn is not None:
-            stored_events.append_transaction(
-                tx, user_id=txn.user_id, device_id=txn.device_id, scope=txn.scope,
-                txn_id=txn.txn_id, event_id=batch.event_ids[-1], now_ms=self._clock.now_ms(),
-            )  # fmt: skip
-        tx.after_commit(lambda commit: self._show(batch, head, commit))
-        done = self._db.submit(tx)
-        room.enqueue(head, batch.changes, done)
-        return done
-
-    def _show(self, batch: _Batch, head: Head, commit: Commit) -> None:
-        """Make a durable batch visible and wake those whom it concerns."""
-        room = batch.room
-        events = [_at(stored, commit[pos]) for pos, stored in batch.written]
-        room.commit(head, batch.changes, events)
-        for event_id, state_key in batch.redacted:
-            room.redacted(event_id, state_key)
-        self._stream.publish(commit.positions[-1])
-        targets = {
-            stored.state_key
-            for stored in events
-            if stored.type == "m.room.member" and stored.state_key is not None
-        }
-        self._stream.wake(room.concerned(self._stream.waiting()) | targets)
-
-
-def _at(stored: StoredEvent, pos: int) -> StoredEvent:
-    return StoredEvent(
-        stored.nid, stored.event_id, pos, stored.depth, stored.type, stored.sender,
-        stored.state_key, stored.ts_ms, stored.line, stored.seq, stored.thread, stored.rel_type,
-        stored.rel_to, stored.flags, stored.client,
-    )  # fmt: skip
-
-
-def _point_of(head: Head) -> Point:
-    extremity = head.extremities[0]
-    return Point(extremity.line, extremity.seq)
 
 
 def _check_nesting(content: dict[str, Any]) -> None:

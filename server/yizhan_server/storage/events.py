@@ -28,6 +28,8 @@ SOUND = 64
 """The predefined push rules play the default sound."""
 LOCAL = 32
 """Sent by this server, which therefore owes it to the other servers in the room."""
+GAP = 128
+"""Came while events before it were unknown here: what a reader has before it is not adjacent."""
 
 CLIENT_KEYS = ("type", "sender", "state_key", "content", "origin_server_ts", "redacts")
 
@@ -104,10 +106,10 @@ def append_event(
     *,
     nid: int,
     room: int,
-    pos: Pos | None,
+    pos: Pos | int | None,
     pdu: Pdu,
-    line: int,
-    seq: int,
+    line: int | None,
+    seq: int | None,
     relation: Relation,
     flags: int,
     client: bytes,
@@ -121,6 +123,34 @@ def append_event(
         nid, pdu.event_id, room, pos, pdu.depth, pdu.type, pdu.sender, pdu.state_key,
         pdu.origin_server_ts, line, seq, relation.thread, relation.rel_type, relation.rel_to,
         flags, client, rest,
+    )  # fmt: skip
+
+
+def place_event(tx: Transaction, *, nid: int, pos: Pos, line: int, seq: int, flags: int) -> None:
+    """Make a stored event live. A guard: nothing gets a second live position."""
+    tx.guard(
+        "UPDATE event SET pos = ?, line = ?, seq = ?, flags = flags | ? WHERE nid = ?"
+        " AND (pos IS NULL OR pos < 0)",
+        pos, line, seq, flags, nid,
+    )  # fmt: skip
+
+
+def place_in_history(
+    tx: Transaction, nid: int, pos: int, line: int | None, seq: int | None
+) -> None:
+    """Give a stored event a place behind everything live; a place that it has stays."""
+    tx.execute(
+        "UPDATE event SET pos = coalesce(pos, ?), line = coalesce(line, ?),"
+        " seq = coalesce(seq, ?) WHERE nid = ?",
+        pos, line, seq, nid,
+    )  # fmt: skip
+
+
+def note_place(tx: Transaction, nid: int, line: int, seq: int, flags: int) -> None:
+    """Record the state after a stored event that gets no position (yet)."""
+    tx.execute(
+        "UPDATE event SET line = ?, seq = ?, flags = flags | ? WHERE nid = ?",
+        line, seq, flags, nid,
     )  # fmt: skip
 
 
@@ -163,6 +193,17 @@ async def events_by_nid(db: Database, nids: list[int]) -> dict[int, StoredEvent]
     return found
 
 
+async def event_ids(db: Database, nids: list[int]) -> list[str]:
+    """Return the IDs of these events, in any order."""
+    found: list[str] = []
+    for start in range(0, len(nids), 500):
+        rows = await db.rows(
+            *in_list("SELECT event_id FROM event WHERE nid IN (??)", nids[start : start + 500])
+        )
+        found += [event_id for (event_id,) in rows]
+    return found
+
+
 async def pdus_by_nid(db: Database, nids: list[int], version: RoomVersion) -> dict[int, Pdu]:
     """Return these events as whole PDUs, by nid; redacted ones in their pruned form."""
     found: dict[int, Pdu] = {}
@@ -202,6 +243,46 @@ async def event_ids_by_nid(db: Database, nids: Collection[int]) -> dict[int, Eve
     """Return the IDs of these events, a few hundred."""
     rows = await db.rows(*in_list("SELECT nid, event_id FROM event WHERE nid IN (??)", nids))
     return dict(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPdu:
+    """An event of whatever standing, with its place if it has one."""
+
+    nid: int
+    pos: int | None
+    line: int | None
+    seq: int | None
+    flags: int
+    pdu: Pdu
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the state after the event is known."""
+        return self.line is not None
+
+
+async def known_pdus(
+    db: Database, room: int, event_ids: Collection[str], version: RoomVersion
+) -> dict[EventID, KnownPdu]:
+    """Return those of these events that are here and of this room, redacted ones pruned."""
+    wanted, found = list(event_ids), {}
+    for start in range(0, len(wanted), 500):
+        # The room is compared here: in the statement, SQLite would search the whole room instead.
+        for of_room, nid, pos, line, seq, flags, client, rest in await db.rows(
+            *in_list(
+                "SELECT room, nid, pos, line, seq, flags, client, rest FROM event"
+                " WHERE event_id IN (??)",
+                wanted[start : start + 500],
+            )
+        ):
+            if of_room != room:
+                continue
+            pdu = join_pdu(client, rest, version)
+            if flags & REDACTED:
+                pdu = redact_pdu(pdu, version)
+            found[pdu.event_id] = KnownPdu(nid, pos, line, seq, flags, pdu)
+    return found
 
 
 async def events_after(
@@ -336,6 +417,24 @@ def append_redaction(tx: Transaction, *, target: str, event: int, applied: bool)
         " ON CONFLICT DO NOTHING",
         target, event, int(applied),
     )  # fmt: skip
+
+
+async def pending_redactions(
+    db: Database, target: str, room: int, version: RoomVersion
+) -> list[KnownPdu]:
+    """Return the redactions of an event that came before the event itself."""
+    rows = await db.rows(
+        "SELECT e.event_id FROM redaction AS r JOIN event AS e ON e.nid = r.event"
+        " WHERE r.target = ? AND r.applied = 0",
+        target,
+    )
+    known = await known_pdus(db, room, [event_id for (event_id,) in rows], version)
+    return list(known.values())
+
+
+def apply_redaction(tx: Transaction, target: str, event: int) -> None:
+    """Note that a redaction, which waited for its target, is applied to it."""
+    tx.execute("UPDATE redaction SET applied = 1 WHERE target = ? AND event = ?", target, event)
 
 
 def mark_redacted(tx: Transaction, event: int) -> None:

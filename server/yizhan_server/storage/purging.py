@@ -187,8 +187,19 @@ def delete_state(tx: Transaction, line: int, first: int, last: int) -> None:
     tx.execute("DELETE FROM state_log WHERE line = ? AND seq >= ? AND seq <= ?", line, first, last)
 
 
+OF_ROOM = (
+    "state_line",
+    "retention",
+    "auth_cover",
+    "room_server",
+    "backward_extremity",
+    "invitation_state",
+)
+"""Tables that hold few rows of a room."""
+
+
 def delete_room(tx: Transaction, room: int) -> None:
     """Remove what is left of a room."""
-    for table in ("state_line", "retention", "auth_cover"):
+    for table in OF_ROOM:
         tx.execute(f"DELETE FROM {table} WHERE room = ?", room)
     tx.execute("DELETE FROM room WHERE nid = ?", room)

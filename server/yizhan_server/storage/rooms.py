@@ -88,6 +88,15 @@ def create_room(tx: Transaction, nid: int, room_id: str, version: str) -> None:
     )  # fmt: skip
 
 
+def create_known_room(tx: Transaction, nid: int, room_id: str, version: str) -> None:
+    """Record a room of which no events are here, unless it is recorded already."""
+    tx.execute(
+        "INSERT INTO room (nid, room_id, version, forward_extremities, ver)"
+        " VALUES (?, ?, ?, '[]', 0) ON CONFLICT DO NOTHING",
+        nid, room_id, version,
+    )  # fmt: skip
+
+
 def advance_forward_extremities(
     tx: Transaction, room: int, known_ver: int, extremities: tuple[Extremity, ...]
 ) -> None:

@@ -8,24 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from yizhan_database import Database
+from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.stripped_state import STRIPPED_TYPES
+from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import invitations as stored_invitations
 from yizhan_server.storage import rooms as stored_rooms
 
 JsonObject = dict[str, Any]
 
 HEROES = 5
-
-STRIPPED_TYPES = (
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-)
-"""State that somebody invited or knocking is shown. Spec: "Stripped state"."""
 
 
 async def find_heroes(db: Database, room: Room, user_id: UserID) -> list[tuple[str, int]]:
@@ -37,27 +30,37 @@ async def find_heroes(db: Database, room: Room, user_id: UserID) -> list[tuple[s
     return []
 
 
-async def stripped_state(room: Room, user_id: UserID) -> list[JsonObject]:
+async def stripped_state(db: Database, room: Room, user_id: UserID) -> list[JsonObject]:
     """Return the stripped state for somebody invited or knocking."""
+    told = await stored_invitations.find_state(db, room.nid, user_id)
+    if told is not None:
+        return [*told, *await _own_member_event(db, room, user_id)]
     events = [await room.state_event(kind) for kind in STRIPPED_TYPES]
     member = await room.state_event("m.room.member", user_id)
     if member is not None:
         events.append(await room.state_event("m.room.member", member.pdu.sender))
         if member.pdu.sender != user_id:
             events.append(member)
-    return [
-        {
-            "type": event.pdu.type,
-            "sender": event.pdu.sender,
-            "state_key": event.pdu.state_key,
-            "content": event.pdu.content,
-            # Not in the stripped form, but what clients order their invitations by.
-            **(
-                {"origin_server_ts": event.pdu.origin_server_ts, "event_id": event.pdu.event_id}
-                if event is member
-                else {}
-            ),
-        }
-        for event in events
-        if event is not None
-    ]
+    return [_stripped(event.pdu, is_own=event is member) for event in events if event is not None]
+
+
+async def _own_member_event(db: Database, room: Room, user_id: UserID) -> list[JsonObject]:
+    """Return the event of an invitation or knock of a room that this server is not in."""
+    membership = await stored_rooms.find_membership(db, room.nid, user_id)
+    if membership is None:
+        return []
+    pdus = await stored_events.pdus_by_nid(db, [membership.event], room.version)
+    return [_stripped(pdu, is_own=True) for pdu in pdus.values()]
+
+
+def _stripped(pdu: Pdu, *, is_own: bool) -> JsonObject:
+    event: JsonObject = {
+        "type": pdu.type,
+        "sender": pdu.sender,
+        "state_key": pdu.state_key,
+        "content": pdu.content,
+    }
+    if is_own:
+        # Not in the stripped form, but what clients order their invitations by.
+        event |= {"origin_server_ts": pdu.origin_server_ts, "event_id": pdu.event_id}
+    return event

@@ -261,7 +261,7 @@ class Sync:
         if now in ("invite", "knock"):
             if now == "invite" and (device.blocks_invites or member.sender in device.ignored):
                 return "none", None
-            events = await stripped_state(room, device.user_id)
+            events = await stripped_state(self._db, room, device.user_id)
             return now, {f"{now}_state": {"events": events}}
         return "leave", await self._left(device, window, room, member, before, account_data)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from yizhan_server.protocol.stream_token import PageToken
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess
-from yizhan_server.storage.events import StoredEvent
+from yizhan_server.storage.events import GAP, StoredEvent
 from yizhan_server.storage.state import StateKey
 from yizhan_server.sync.changes import Window
 
@@ -67,10 +67,11 @@ class Timelines:
                     if event.nid not in shown and event.state_key is not None:
                         key = (event.type, event.state_key)
                         hidden[key] = max(event.pos, hidden.get(key, 0))
-            if len(picked) > limit or len(page) <= limit:
+            has_gap = _cut_at_gap(picked)
+            if has_gap or len(picked) > limit or len(page) <= limit:
                 break
             end = page[0].pos - 1
-        limited = len(picked) > limit
+        limited = has_gap or len(picked) > limit
         picked = picked[:limit][::-1]
         outdated = _count_outdated(picked, hidden)
         if outdated:
@@ -101,6 +102,18 @@ class Timelines:
         hidden = [event for event in page if event.nid not in shown]
         current = await self._access.still_current(readable.room, hidden, upto)
         return sorted([*visible, *current], key=lambda event: event.pos)
+
+
+def _cut_at_gap(events: list[StoredEvent]) -> bool:
+    """Drop what is behind a gap in the room's history from `events`, latest first.
+
+    Whether there is one: whoever pages back from there fetches what is missing.
+    """
+    for index, event in enumerate(events):
+        if event.flags & GAP:
+            del events[index + 1 :]
+            return True
+    return False
 
 
 def _count_outdated(events: list[StoredEvent], hidden: Mapping[StateKey, int]) -> int:

@@ -197,7 +197,7 @@ class RoomAnswers:
         """Return what somebody invited or knocking is shown."""
         body = self._common(task)
         if task.initial or task.member.pos > (task.window.after or 0):
-            state = await stripped_state(task.room, task.reader.user_id)
+            state = await stripped_state(self._db, task.room, task.reader.user_id)
             # Whatever the client had of the room, this takes its place.
             body.update(
                 initial=True, bump_stamp=task.member.pos, invite_state=state, stripped_state=state

@@ -1,0 +1,283 @@
+"""Sending to other servers: one follower of the stream, and one task for each busy server.
+
+The follower only notes who is owed something; what it is, the stream itself says, so that a server
+that was away for days costs one row. A transaction is stored before its first attempt and sent
+byte for byte until it is taken; the next one is composed only then. So nothing is lost or doubled
+by a crash of either side, and each server gets the events of a room in their order.
+
+An event is owed to the servers that were in its room before it, and to the server of whoever it
+takes an invitation from. Spec: server-server API, "Transactions".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+import orjson
+
+from yizhan_config.tasks import Background, Started
+from yizhan_database import Database, GuardFailed, Transaction
+from yizhan_server.clock import Clock
+from yizhan_server.federation_client.destinations import Destinations
+from yizhan_server.federation_client.errors import (
+    PeerNotAllowed,
+    RemoteFailure,
+    RemoteUnavailable,
+)
+from yizhan_server.federation_client.events import EventRequests
+from yizhan_server.federation_client.peers import Peers
+from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.identifiers import ServerName, server_name_of
+from yizhan_server.storage import destinations as storage
+from yizhan_server.storage import followers as stored_followers
+from yizhan_server.storage.destinations import BusyDestination, OwnEvent
+from yizhan_server.streams import Stream
+
+log = logging.getLogger(__name__)
+
+NAME = "federation"
+MAX_PDUS = 50
+MAX_EDUS = 100
+PAGE = 500
+"""Events of ours that the follower looks at in one step."""
+
+RETRY_S = 60.0
+"""After an answer that is no sign of death, and yet not the right one."""
+
+
+class StreamEdus(Protocol):
+    """What EDUs the stream owes a server, beside events: changes of devices and keys."""
+
+    async def owed(self, server: ServerName, after: int, upto: int) -> list[JsonObject]:
+        """Return the EDUs of (after, upto]."""
+        ...
+
+    async def concerned(self, after: int, upto: int) -> set[ServerName]:
+        """Return the servers that are owed some of (after, upto]."""
+        ...
+
+
+class Outbox:
+    """Sends transactions."""
+
+    def __init__(
+        self,
+        db: Database,
+        stream: Stream,
+        clock: Clock,
+        requests: EventRequests,
+        destinations: Destinations,
+        peers: Peers,
+        edus: Sequence[StreamEdus],
+        background: Background,
+        server_name: ServerName,
+    ) -> None:
+        self._db = db
+        self._stream = stream
+        self._clock = clock
+        self._requests = requests
+        self._destinations = destinations
+        self._peers = peers
+        self._edus = edus
+        self._background = background
+        self._server_name = server_name
+        self._tasks: dict[ServerName, Started] = {}
+        self._fleeting: dict[ServerName, dict[tuple[str, ...], JsonObject]] = defaultdict(dict)
+        """EDUs that need not arrive, the latest of each kind and subject."""
+
+    def start(self) -> None:
+        """Begin to follow the stream, and go on with whoever was owed something."""
+        self._background.keep("federation outbox", self._follow)
+
+    def tell(
+        self, servers: Iterable[ServerName], subject: tuple[str, ...], edu: JsonObject
+    ) -> None:
+        """Send an EDU that need not arrive, in place of an earlier one about the same subject.
+
+        Servers that are away do not get it: by the time that they are back it is stale.
+        """
+        for server in servers:
+            if server == self._server_name or not self._peers.is_allowed(server):
+                continue
+            if self._clock.now_ms() < self._destinations.retry_ms(server):
+                continue
+            self._fleeting[server][subject] = edu
+            self.wake(server)
+
+    async def _follow(self) -> None:
+        async for server in storage.scan_busy_servers(self._db):
+            self.wake(ServerName(server))
+        after = await stored_followers.find_cursor(self._db, NAME)
+        with self._stream.follow() as woken:
+            while not self._stream.closing:
+                woken.clear()
+                upto = self._stream.position
+                while after < upto:
+                    after = await self._note(after, upto)
+                await woken.wait()
+
+    async def _note(self, after: int, upto: int) -> int:
+        """Note who is owed something of (after, upto]; returns how far that went."""
+        events = await storage.own_events(self._db, after, upto, PAGE)
+        end = events[-1].pos if len(events) == PAGE else upto
+        owed: dict[str, int] = {}
+        stays = await storage.servers_of_rooms(
+            self._db, list({event.room for event in events}), self._server_name
+        )
+        for event in events:
+            for server in recipients(event, stays.get(event.room, ())):
+                owed.setdefault(server, event.pos - 1)
+        for source in self._edus:
+            for server in await source.concerned(after, end):
+                owed[server] = min(after, owed.get(server, after))
+        owed.pop(self._server_name, None)
+        tx = Transaction()
+        storage.mark_busy(tx, owed)
+        stored_followers.advance_cursor(tx, NAME, end)
+        await self._db.commit(tx)
+        for server in owed:
+            self.wake(ServerName(server))
+        return end
+
+    def wake(self, server: ServerName) -> None:
+        """Have a task work on what a server is owed, which is durable by now."""
+        running = self._tasks.get(server)
+        if (running is None or running.done) and self._peers.is_allowed(server):
+            self._tasks[server] = self._background.keep(
+                f"federation to {server}", partial(self._serve, server)
+            )
+
+    async def _serve(self, server: ServerName) -> None:
+        """Send a server all that it is owed, then end."""
+        while not self._stream.closing:
+            busy = await storage.find_busy(self._db, server)
+            if busy is not None and busy.body is None:
+                if await self._compose(server, busy):
+                    continue
+                busy = None
+            if busy is None:
+                fleeting = self._take_fleeting(server)
+                if not fleeting:
+                    break
+                await self._send(server, _txn_id(), self._body([], fleeting), give_up=True)
+                continue
+            assert busy.txn_id is not None, "stored together"
+            assert busy.body is not None, "stored together"
+            if not await self._send(server, busy.txn_id, busy.body, give_up=False):
+                return
+            tx = Transaction()
+            storage.finish_transaction(tx, server, busy.txn_id, busy.upto_edu or 0)
+            with suppress(GuardFailed):
+                await self._db.commit(tx)
+        self._tasks.pop(server, None)
+
+    async def _compose(self, server: ServerName, busy: BusyDestination) -> bool:
+        """Store the next transaction; False when nothing is owed, and the server no longer busy.
+
+        True also when it only became clear that nothing is owed of a stretch of the stream.
+        """
+        upto = self._stream.position
+        events = await storage.own_events_for(self._db, server, busy.sent_pos, upto, MAX_PDUS)
+        if len(events) == MAX_PDUS:
+            upto = events[-1].pos
+        pdus = [event.pdu.raw for event in events if is_owed(event, server)]
+        waiting = await storage.first_edus(self._db, server, MAX_EDUS // 2)
+        edus: list[JsonObject] = []
+        for source in self._edus:
+            edus += await source.owed(server, busy.sent_pos, upto)
+        edus += [orjson.loads(edu) for _, edu in waiting]
+        tx = Transaction()
+        if not pdus and not edus:
+            if upto == self._stream.position:
+                # No event can have come since the look: nothing here was awaited after it.
+                storage.delete_busy(tx, server)
+                await self._db.commit(tx)
+                return await storage.find_busy(self._db, server) is not None
+            storage.advance_sent(tx, server, upto)
+            await self._db.commit(tx)
+            return True
+        edus += self._take_fleeting(server)[: MAX_EDUS - len(edus)]
+        last = waiting[-1][0] if waiting else 0
+        storage.store_transaction(tx, server, _txn_id(), self._body(pdus, edus), upto, last)
+        with suppress(GuardFailed):
+            await self._db.commit(tx)
+        return True
+
+    def _take_fleeting(self, server: ServerName) -> list[JsonObject]:
+        return list(self._fleeting.pop(server, {}).values())[:MAX_EDUS]
+
+    def _body(self, pdus: Sequence[JsonObject], edus: Sequence[JsonObject]) -> bytes:
+        return orjson.dumps(
+            {
+                "origin": self._server_name,
+                "origin_server_ts": self._clock.now_ms(),
+                "pdus": pdus,
+                "edus": edus,
+            }
+        )
+
+    async def _send(self, server: ServerName, txn_id: str, body: bytes, *, give_up: bool) -> bool:
+        """Return once the server has taken a transaction; with `give_up` after one attempt.
+
+        False if it is no longer to be spoken with.
+        """
+        while True:
+            try:
+                refused = await self._requests.send_transaction(server, txn_id, body)
+            except PeerNotAllowed:
+                return False
+            except RemoteUnavailable:
+                if give_up:
+                    return True
+                await self._destinations.wait_until_due(server)
+            except RemoteFailure as failure:
+                log.warning("transaction not taken", extra={"why": str(failure)})
+                if give_up:
+                    return True
+                await asyncio.sleep(RETRY_S)
+            else:
+                for event_id, why in refused.items():
+                    log.info("event refused", extra={"event_id": event_id, "why": why[:200]})
+                return True
+
+
+def recipients(event: OwnEvent, stays: Iterable[tuple[str, int, int]]) -> set[str]:
+    """Return the servers that an event is owed to."""
+    servers = {
+        server
+        for server, start, end in stays
+        if start < event.pos and (end == 0 or end >= event.pos)
+    }
+    target = _uninvited(event)
+    return servers if target is None else servers | {target}
+
+
+def is_owed(event: OwnEvent, server: ServerName) -> bool:
+    """Whether an event found by `own_events_for` is owed to the server.
+
+    That finds all member events of the server's users; invitations go another way.
+    """
+    if event.pdu.type != "m.room.member" or event.pdu.state_key is None:
+        return True
+    if server_name_of(event.pdu.state_key) != server:
+        return True
+    return event.pdu.membership in ("leave", "ban") or server_name_of(event.pdu.sender) != server
+
+
+def _uninvited(event: OwnEvent) -> ServerName | None:
+    """Return the server of whom a leave or ban is about."""
+    pdu = event.pdu
+    if pdu.type != "m.room.member" or pdu.state_key is None:
+        return None
+    return server_name_of(pdu.state_key) if pdu.membership in ("leave", "ban") else None
+
+
+def _txn_id() -> str:
+    return secrets.token_urlsafe(12)

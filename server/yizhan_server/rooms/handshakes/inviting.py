@@ -1,0 +1,182 @@
+"""Inviting people of other servers, and being invited by them.
+
+Spec: server-server API, "Inviting to a room"; client-server API, "Stripped state".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from yizhan_server.federation_client.errors import RemoteFailure, RemoteRefused
+from yizhan_server.federation_client.rooms import RoomRequests
+from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.errors import BadJson, Forbidden, InvalidParam, MatrixError
+from yizhan_server.protocol.event import Pdu
+from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
+from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat
+from yizhan_server.protocol.signing import SigningKey, sign_event
+from yizhan_server.rooms.handshakes.joining import shown_state
+from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
+from yizhan_server.rooms.incoming.adoption import Adoption
+from yizhan_server.rooms.incoming.placing import Outcome, Placing
+from yizhan_server.rooms.incoming.verification import Verification
+from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.server_access import ServerAccess, check_server_acl
+from yizhan_server.rooms.stripped_state import described_by
+from yizhan_server.rooms.writer import Draft, EventWriter
+from yizhan_server.storage.events import LOCAL
+
+
+class InvitableUsers(Protocol):
+    """Knows who of this server may be invited."""
+
+    async def check_invitable(self, target: UserID) -> None:
+        """Answer why a user of this server cannot be invited."""
+        ...
+
+
+class Inviting:
+    """Both sides of an invitation across servers."""
+
+    def __init__(
+        self,
+        requests: RoomRequests,
+        rooms: Rooms,
+        access: ServerAccess,
+        writer: EventWriter,
+        placing: Placing,
+        verification: Verification,
+        adoption: Adoption,
+        out_of_band: OutOfBand,
+        server_name: ServerName,
+        signing_key: SigningKey,
+    ) -> None:
+        self._requests = requests
+        self._rooms = rooms
+        self._access = access
+        self._writer = writer
+        self._placing = placing
+        self._verification = verification
+        self._adoption = adoption
+        self._out_of_band = out_of_band
+        self._server_name = server_name
+        self._signing_key = signing_key
+
+    async def invite(self, room: Room, draft: Draft) -> None:
+        """Invite a user of another server, which has to agree before the room learns of it."""
+        assert draft.state_key is not None, "an invitation is a member event"
+        server = server_name_of(draft.state_key)
+        assert server is not None, "the target has been parsed"
+        pdu = await self._writer.build(room, draft)
+        signed = await self._ask(server, room, pdu)
+        # Other events may have come meanwhile; the invitation follows those before them.
+        outcomes = await self._placing.place(room, [signed], flags=LOCAL)
+        if outcomes[signed.event_id] is not Outcome.ACCEPTED:
+            raise Forbidden("The room no longer permits this invitation")
+
+    async def _ask(self, server: ServerName, room: Room, pdu: Pdu) -> Pdu:
+        shown = [event.raw for event in await described_by(room, pdu.sender)]
+        version = room.version
+        try:
+            raw = await self._requests.invite(
+                server, room.room_id, pdu.event_id, pdu.raw,
+                room_version=version.identifier, room_state=shown,
+            )  # fmt: skip
+        except RemoteRefused as refusal:
+            old = version.event_id_format is EventIdFormat.FIELD
+            if not (old and refusal.status in (400, 404)):
+                raise _as_matrix_error(refusal) from None
+            try:
+                raw = await self._requests.invite_v1(
+                    server, room.room_id, pdu.event_id, pdu.raw, room_state=shown
+                )
+            except RemoteFailure as failure:
+                raise _as_matrix_error(failure) from None
+        except RemoteFailure as failure:
+            raise _as_matrix_error(failure) from None
+        found = await self._verification.verified([raw], version, room.room_id)
+        if not found or found[0].event_id != pdu.event_id:
+            raise MatrixError(502, "M_UNKNOWN", "The other server answered with something else")
+        return found[0]
+
+    async def take(
+        self,
+        origin: ServerName,
+        room_id: str,
+        event_id: str,
+        raw: JsonObject,
+        *,
+        version_name: str,
+        room_state: Sequence[JsonObject],
+        users: InvitableUsers,
+    ) -> JsonObject:
+        """Take an invitation of a user of ours; returns the event with our signature."""
+        version = ROOM_VERSIONS.get(version_name)
+        if version is None:
+            raise MatrixError(
+                400, "M_INCOMPATIBLE_ROOM_VERSION", "This server does not know the room version",
+                room_version=version_name,
+            )  # fmt: skip
+        pdu = await self._verification.verify_one(raw, version)
+        target = _target(pdu, origin, room_id, event_id, self._server_name)
+        await users.check_invitable(target)
+        signed = await self._verification.verify_one(
+            sign_event(pdu.raw, version, self._server_name, self._signing_key), version
+        )
+        known = await self._rooms.find(room_id)
+        if known is not None:
+            if known.version is not version:
+                raise InvalidParam("The room is of another version")
+            await check_server_acl(known, origin)
+            if await self._access.is_here(known):
+                # It comes to the room, and so to this server, from the one that asks.
+                return signed.raw
+        room = known or await self._adoption.known_room(room_id, version)
+        membership = await self._out_of_band.membership(room, target)
+        if membership is not None and membership.membership == "ban":
+            raise Forbidden("The user is banned from the room")
+        await self._out_of_band.record(room, signed, shown_state(room_state, version))
+        return signed.raw
+
+    async def rescind(self, origin: ServerName, room: Room, pdu: Pdu) -> bool:
+        """Take the end of an invitation or knock of a room that this server is not in.
+
+        Whether `pdu` was one. Only the server that invited, or the event that names the
+        invitation as what permits it, is believed: the room's state is not known here.
+        """
+        if pdu.type != "m.room.member" or pdu.state_key is None:
+            return False
+        if pdu.membership not in ("leave", "ban"):
+            return False
+        if server_name_of(pdu.state_key) != self._server_name:
+            return False
+        membership = await self._out_of_band.membership(room, pdu.state_key)
+        if membership is None or membership.membership not in ("invite", "knock"):
+            return False
+        event = await self._out_of_band.event_of(room, membership)
+        if event is None or event.event_id not in pdu.auth_events:
+            return False
+        await self._out_of_band.record(room, pdu)
+        return True
+
+
+def _target(pdu: Pdu, origin: ServerName, room_id: str, event_id: str, own: ServerName) -> UserID:
+    """Return whom an invitation is for, or answer why it is none."""
+    if pdu.room_id != room_id or pdu.event_id != event_id:
+        raise BadJson("The event is not the one that the path names")
+    if pdu.type != "m.room.member" or pdu.membership != "invite" or pdu.state_key is None:
+        raise BadJson("The event is not an invitation")
+    if server_name_of(pdu.state_key) != own:
+        raise BadJson("The user is not of this server")
+    if server_name_of(pdu.sender) != origin:
+        raise Forbidden("The event is not by a user of your server")
+    return UserID(pdu.state_key)
+
+
+def _as_matrix_error(failure: RemoteFailure) -> MatrixError:
+    """Return what the inviting client is told."""
+    if isinstance(failure, RemoteRefused) and 400 <= failure.status < 500:
+        return MatrixError(failure.status, failure.errcode, failure.error)
+    return MatrixError(502, "M_UNKNOWN", "The server of this user could not be reached")

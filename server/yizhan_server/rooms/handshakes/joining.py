@@ -1,0 +1,292 @@
+"""Asking servers of a room to be let in, to knock, or to decline: the side of the newcomer.
+
+Whatever a resident server sends is verified like any other event: the template is only a
+suggestion, and the state is judged event by event before anybody here sees the room.
+
+Spec: server-server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms (Rejecting
+Invites)".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+from yizhan_server.clock import Clock
+from yizhan_server.federation_client.answers import RawPdu, read_pdu
+from yizhan_server.federation_client.errors import RemoteFailure, RemoteMisbehaved, RemoteRefused
+from yizhan_server.federation_client.rooms import RoomRequests, SentJoin, Template
+from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.errors import AuthRuleRejection, MatrixError
+from yizhan_server.protocol.event import InvalidPdu, Pdu, parse_pdu
+from yizhan_server.protocol.hashes import reference_hash, unpadded_base64
+from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, UserID
+from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat, RoomVersion
+from yizhan_server.protocol.signing import SigningKey, hash_and_sign_event
+from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
+from yizhan_server.rooms.incoming.adoption import Adoption
+from yizhan_server.rooms.incoming.outliers import Outliers
+from yizhan_server.rooms.incoming.verification import Verification
+from yizhan_server.rooms.room import Room
+from yizhan_server.storage.events import REJECTED, KnownPdu
+from yizhan_server.storage.state import StateKey
+
+log = logging.getLogger(__name__)
+
+MAX_SERVERS = 10
+"""Servers that are asked before a person is told that it does not work."""
+
+FROM_TEMPLATE = ("room_id", "depth", "prev_events", "auth_events")
+
+
+class Joining:
+    """Joins, knocks and declines on behalf of users of this server."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        requests: RoomRequests,
+        verification: Verification,
+        outliers: Outliers,
+        adoption: Adoption,
+        out_of_band: OutOfBand,
+        server_name: ServerName,
+        signing_key: SigningKey,
+    ) -> None:
+        self._clock = clock
+        self._requests = requests
+        self._verification = verification
+        self._outliers = outliers
+        self._adoption = adoption
+        self._out_of_band = out_of_band
+        self._server_name = server_name
+        self._signing_key = signing_key
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def lock(self, room_id: str) -> asyncio.Lock:
+        """Return the lock that is held while a room is joined through others."""
+        return self._locks.setdefault(room_id, asyncio.Lock())
+
+    async def join(
+        self,
+        user_id: UserID,
+        room_id: RoomID,
+        servers: Sequence[ServerName],
+        content: Mapping[str, Any],
+    ) -> Room:
+        """Join through the first of `servers` that lets the user in. MatrixError if none does."""
+        return await self._first(servers, lambda each: self._join(each, user_id, room_id, content))
+
+    async def knock(
+        self,
+        user_id: UserID,
+        room_id: RoomID,
+        servers: Sequence[ServerName],
+        content: Mapping[str, Any],
+    ) -> Room:
+        """Knock through the first of `servers` that takes it. MatrixError if none does."""
+        return await self._first(servers, lambda each: self._knock(each, user_id, room_id, content))
+
+    async def decline(
+        self,
+        user_id: UserID,
+        room: Room,
+        servers: Sequence[ServerName],
+        content: Mapping[str, Any],
+        declined: Pdu,
+    ) -> None:
+        """Decline an invitation, or take a knock back: here in any case, there if possible."""
+        for server in servers[:MAX_SERVERS]:
+            try:
+                template = await self._requests.make_leave(server, room.room_id, user_id)
+                leave = self._completed(server, template, user_id, room.room_id, content)
+                await self._requests.send_leave(server, room.room_id, leave.event_id, leave.raw)
+            except (RemoteFailure, InvalidPdu) as failure:
+                log.info("leave not taken", extra={"server": server, "why": str(failure)})
+                continue
+            await self._out_of_band.record(room, leave)
+            return
+        # Nobody there learns of it, but the person has an answer.
+        event = {
+            "room_id": room.room_id,
+            "depth": declined.depth + 1,
+            "prev_events": _references(declined, room.version),
+            "auth_events": _references(declined, room.version),
+        }
+        await self._out_of_band.record(room, self._signed(event, user_id, content, room.version))
+
+    async def _first(
+        self, servers: Sequence[ServerName], attempt: Callable[[ServerName], Awaitable[Room]]
+    ) -> Room:
+        failure: RemoteFailure | None = None
+        for server in servers[:MAX_SERVERS]:
+            try:
+                return await attempt(server)
+            except RemoteFailure as error:
+                log.info("handshake failed", extra={"server": server, "why": str(error)})
+                # What a server in the room says counts more than that another is away.
+                if failure is None or isinstance(error, RemoteRefused):
+                    failure = error
+        raise _as_matrix_error(failure)
+
+    async def _join(
+        self, server: ServerName, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
+    ) -> Room:
+        template = await self._requests.make_join(server, room_id, user_id, ROOM_VERSIONS)
+        version = _version(server, template)
+        join = self._completed(server, template, user_id, room_id, content)
+        sent = await self._requests.send_join(server, room_id, join.event_id, join.raw)
+        if sent.event:
+            join = await self._countersigned(server, join, sent.event, version)
+        room = await self._adoption.known_room(room_id, version)
+        state = await self._state(server, room, sent)
+        try:
+            await self._adoption.adopt(room, join, state)
+        except AuthRuleRejection as rejection:
+            raise RemoteMisbehaved(
+                server, f"its state does not permit the join: {rejection.rule}"
+            ) from None
+        return room
+
+    async def _state(
+        self, server: ServerName, room: Room, sent: SentJoin
+    ) -> dict[StateKey, KnownPdu]:
+        """Verify and store the state of a room; return what may be believed of it."""
+        version, room_id = room.version, room.room_id
+        chain = await self._verification.verified(sent.auth_chain, version, room_id)
+        state = await self._verification.verified(sent.state, version, room_id)
+        kept = await self._outliers.keep(room.nid, version, [*chain, *state])
+        usable: dict[StateKey, KnownPdu] = {}
+        for pdu in state:
+            known = kept.get(pdu.event_id)
+            if known is not None and pdu.is_state and not known.flags & REJECTED:
+                usable[pdu.key] = known
+        create = usable.get(("m.room.create", ""))
+        if create is None:
+            raise RemoteMisbehaved(server, "a room without its create event")
+        stated = create.pdu.content.get("room_version", "1")
+        if stated != version.identifier:
+            raise RemoteMisbehaved(server, "the create event names another room version")
+        return usable
+
+    async def _knock(
+        self, server: ServerName, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
+    ) -> Room:
+        template = await self._requests.make_knock(server, room_id, user_id, ROOM_VERSIONS)
+        version = _version(server, template)
+        knock = self._completed(server, template, user_id, room_id, content)
+        raws = await self._requests.send_knock(server, room_id, knock.event_id, knock.raw)
+        room = await self._adoption.known_room(room_id, version)
+        await self._out_of_band.record(room, knock, shown_state(raws, version))
+        return room
+
+    async def _countersigned(
+        self, server: ServerName, join: Pdu, raw: RawPdu, version: RoomVersion
+    ) -> Pdu:
+        """Return the join with the signature of the server that authorised it."""
+        found = await self._verification.verified([raw], version, join.room_id)
+        if not found or found[0].event_id != join.event_id:
+            raise RemoteMisbehaved(server, "not the join that was sent")
+        return found[0]
+
+    def _completed(
+        self,
+        server: ServerName,
+        template: Template,
+        user_id: UserID,
+        room_id: RoomID,
+        content: Mapping[str, Any],
+    ) -> Pdu:
+        """Return the signed event that a template asks for, if it is the right one."""
+        version = _version(server, template)
+        given = template.event
+        suggested = given.get("content")
+        if (
+            given.get("type") != "m.room.member"
+            or given.get("room_id") != room_id
+            or given.get("sender") != user_id
+            or given.get("state_key") != user_id
+            or not isinstance(suggested, dict)
+            or suggested.get("membership") != content["membership"]
+        ):
+            raise RemoteMisbehaved(server, "not the template that was asked for")
+        authoriser = suggested.get("join_authorised_via_users_server")
+        if isinstance(authoriser, str):
+            content = {**content, "join_authorised_via_users_server": authoriser}
+        event = {key: given[key] for key in FROM_TEMPLATE if key in given}
+        try:
+            return self._signed(event, user_id, content, version)
+        except (InvalidPdu, KeyError, TypeError) as error:
+            raise RemoteMisbehaved(server, f"a template of the wrong form: {error}") from None
+
+    def _signed(
+        self, event: JsonObject, user_id: UserID, content: Mapping[str, Any], version: RoomVersion
+    ) -> Pdu:
+        raw: JsonObject = {
+            **event,
+            "type": "m.room.member",
+            "sender": user_id,
+            "state_key": user_id,
+            "content": dict(content),
+            "origin_server_ts": self._clock.now_ms(),
+        }
+        if version.event_id_format is EventIdFormat.FIELD:
+            raw["event_id"] = EventID(f"${secrets.token_urlsafe(18)}:{self._server_name}")
+        raw = hash_and_sign_event(raw, version, self._server_name, self._signing_key)
+        return parse_pdu(raw, version)
+
+
+def shown_state(raws: Sequence[RawPdu | JsonObject], version: RoomVersion) -> list[JsonObject]:
+    """Return what came with an invitation or a knock, in the form that clients are shown.
+
+    Older servers send stripped events, others whole ones; nothing of it is believed.
+    """
+    shown = []
+    for raw in raws:
+        try:
+            event = read_pdu(raw, version) if isinstance(raw, RawPdu) else raw
+        except InvalidPdu:
+            continue
+        kind, sender, content = event.get("type"), event.get("sender"), event.get("content")
+        state_key = event.get("state_key")
+        if (
+            isinstance(kind, str)
+            and isinstance(sender, str)
+            and isinstance(content, dict)
+            and isinstance(state_key, str)
+        ):
+            shown.append(
+                {"type": kind, "sender": sender, "state_key": state_key, "content": content}
+            )
+    return shown
+
+
+def _version(server: ServerName, template: Template) -> RoomVersion:
+    version = ROOM_VERSIONS.get(template.room_version)
+    if version is None:
+        raise RemoteMisbehaved(server, "a room version that was not offered")
+    return version
+
+
+def _references(pdu: Pdu, version: RoomVersion) -> list[Any]:
+    if version.references_carry_hashes:
+        return [[pdu.event_id, {"sha256": unpadded_base64(reference_hash(pdu.raw, version))}]]
+    return [pdu.event_id]
+
+
+def _as_matrix_error(failure: RemoteFailure | None) -> MatrixError:
+    """Return what a client is told when no server helped."""
+    if isinstance(failure, RemoteRefused) and 400 <= failure.status < 500:
+        fields = {
+            key: value
+            for key, value in failure.body.items()
+            if key == "room_version" and isinstance(value, str)
+        }
+        return MatrixError(failure.status, failure.errcode, failure.error, **fields)
+    if failure is None:
+        return MatrixError(404, "M_NOT_FOUND", "No server of this room is known; name one with via")
+    return MatrixError(502, "M_UNKNOWN", "No server of this room could be reached")

@@ -1,0 +1,158 @@
+"""Events from before what this server has seen of a room: history.
+
+They have negative positions: whoever pages back sees them, /sync never does. Of most of them only
+their own auth events are judged; the state after one is found out where it is needed, which is at
+the edge of a gap.
+
+Spec: server-server API, "Backfilling and retrieving missing events".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from yizhan_database import Database, Transaction
+from yizhan_server.protocol.errors import AuthRuleRejection
+from yizhan_server.protocol.event import Pdu
+from yizhan_server.rooms.incoming.judgement import (
+    CREATE,
+    AuthEventsMissing,
+    check_by_auth_events,
+    check_by_state,
+)
+from yizhan_server.rooms.point_state import PointState
+from yizhan_server.rooms.recording import settled
+from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
+from yizhan_server.storage import backward_extremities as stored_edges
+from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import state as stored_state
+from yizhan_server.storage.events import REJECTED, KnownPdu
+from yizhan_server.storage.numbers import Numbers
+from yizhan_server.storage.state import REMOVED, Point, StateKey
+
+log = logging.getLogger(__name__)
+
+
+class History:
+    """Places events behind everything live."""
+
+    def __init__(self, db: Database, keys: StateKeys, numbers: Numbers) -> None:
+        self._db = db
+        self._keys = keys
+        self._numbers = numbers
+
+    async def append(self, room: Room, pdus: Iterable[Pdu]) -> int:
+        """Keep verified events that somebody's history lacks, latest first; returns how many.
+
+        Those that are here already, or that their own auth events do not permit, are left out.
+        """
+        given = {pdu.event_id: pdu for pdu in pdus}
+        named = {event_id for pdu in given.values() for event_id in pdu.auth_events}
+        async with room.lock:
+            known = await stored_events.known_pdus(
+                self._db, room.nid, named | given.keys(), room.version
+            )
+            create = await room.state_event(*CREATE)
+            tx = Transaction()
+            count = 0
+            for pdu in given.values():
+                stored = known.get(pdu.event_id)
+                if stored is not None and (stored.pos is not None or stored.flags & REJECTED):
+                    stored_edges.delete_missing(tx, room.nid, pdu.event_id)
+                    continue
+                try:
+                    check_by_auth_events(
+                        pdu, known, None if create is None else create.pdu, room.version
+                    )
+                except (AuthEventsMissing, AuthRuleRejection):
+                    log.info("history event refused", extra={"event_id": pdu.event_id})
+                    continue
+                await self._store(tx, room, pdu, stored, None)
+                count += 1
+            await self._note_edges(tx, room, given.values())
+            await self._db.commit(tx)
+        return count
+
+    async def place_at_edge(self, room: Room, edge: Pdu, before: Mapping[StateKey, int]) -> None:
+        """Keep an event with the state before it, as another server has told it."""
+        async with room.lock:
+            await settled(room)
+            known = await stored_events.known_pdus(
+                self._db, room.nid, {edge.event_id, *edge.auth_events}, room.version
+            )
+            stored = known.get(edge.event_id)
+            if stored is not None and stored.is_placed:
+                return
+            tx = Transaction()
+            numbers = {await self._keys.intern(tx, key): nid for key, nid in before.items()}
+            if tx.operations:
+                await self._db.commit(tx)
+                tx = Transaction()
+            merged = await self._difference(room, numbers)
+            state = PointState(self._db, self._keys, room.version, merged)
+            try:
+                create = await state.event(CREATE)
+                check_by_auth_events(
+                    edge, known, None if create is None else create.pdu, room.version
+                )
+                await check_by_state(state.event, edge, room.version)
+            except (AuthEventsMissing, AuthRuleRejection):
+                log.info("history event refused", extra={"event_id": edge.event_id})
+                return
+            point = await point_of_merge(self._db, self._numbers, tx, room.nid, merged)
+            nid = await self._numbers.next("event") if stored is None else stored.nid
+            if edge.state_key is not None:
+                key = await self._keys.intern(tx, edge.key)
+                point = await point_after(
+                    self._db, self._numbers, tx, room.nid, point,
+                    is_line_head=bool(merged.changes),
+                )  # fmt: skip
+                stored_state.append_state(tx, point, {key: nid})
+            await self._store(tx, room, edge, stored, point, nid)
+            await self._note_edges(tx, room, [edge])
+            await self._db.commit(tx)
+
+    async def _difference(self, room: Room, wanted: Mapping[int, int]) -> Merge:
+        """Return a whole state as a difference to the one at the room's end."""
+        end = room.committed.extremities[0]
+        base = Point(end.line, end.seq)
+        here = await stored_state.full_state_at(self._db, base)
+        changes = {key: nid for key, nid in wanted.items() if here.get(key) != nid}
+        changes |= {key: REMOVED for key in here if key not in wanted}
+        return Merge(base, changes)
+
+    async def _store(
+        self,
+        tx: Transaction,
+        room: Room,
+        pdu: Pdu,
+        stored: KnownPdu | None,
+        point: Point | None,
+        nid: int | None = None,
+    ) -> None:
+        pos = -await self._numbers.next("history")
+        line, seq = (None, None) if point is None else (point.line, point.seq)
+        stored_edges.delete_missing(tx, room.nid, pdu.event_id)
+        if stored is not None:
+            stored_events.place_in_history(tx, stored.nid, pos, line, seq)
+            return
+        if nid is None:
+            nid = await self._numbers.next("event")
+        client, rest = stored_events.split_pdu(pdu)
+        stored_events.append_event(
+            tx, nid=nid, room=room.nid, pos=pos, pdu=pdu, line=line, seq=seq,
+            relation=stored_events.relation_of(pdu.content), flags=0, client=client, rest=rest,
+        )  # fmt: skip
+
+    async def _note_edges(self, tx: Transaction, room: Room, pdus: Iterable[Pdu]) -> None:
+        """Record which events before these are not here."""
+        given = {pdu.event_id: pdu for pdu in pdus}
+        before = {event_id for pdu in given.values() for event_id in pdu.prev_events}
+        known = await stored_events.known_pdus(self._db, room.nid, before, room.version)
+        here = given.keys() | {key for key, each in known.items() if each.pos is not None}
+        for pdu in given.values():
+            missing = [event_id for event_id in pdu.prev_events if event_id not in here]
+            stored_edges.append_missing(tx, room.nid, missing, pdu.depth)

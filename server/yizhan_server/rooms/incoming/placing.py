@@ -1,0 +1,348 @@
+"""Giving verified events their place: in the DAG, the state log and the stream.
+
+An event that follows the room's only end, or all of its ends, continues what is built: many of
+them are one job. One that stands beside the end is stored first, with the state after it but
+without a position, so that state resolution can read it; then it gets its position, together
+with what the room's ends, resolved anew, make of the current state. A crash between the two
+leaves an event that its server will send again.
+
+Spec: server-server API, "Checks performed on receipt of a PDU", 4 to 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from enum import Enum
+
+from yizhan_database import (
+    Database,
+    DatabaseUnavailable,
+    GuardFailed,
+    Lane,
+    StatementRefused,
+    Transaction,
+)
+from yizhan_server.protocol.auth_rules import check_auth
+from yizhan_server.protocol.errors import AuthRuleRejection
+from yizhan_server.protocol.event import Pdu
+from yizhan_server.protocol.identifiers import EventID
+from yizhan_server.rooms.extremities import next_extremities
+from yizhan_server.rooms.incoming.judgement import (
+    CREATE,
+    AuthEventsMissing,
+    check_by_auth_events,
+    check_by_state,
+    permitting_state,
+)
+from yizhan_server.rooms.merging import Resolver, merge
+from yizhan_server.rooms.point_state import PointState
+from yizhan_server.rooms.recording import Batch, Recorder, settled
+from yizhan_server.rooms.redactions import find_remote_target, find_waiting_redaction
+from yizhan_server.rooms.room import LATEST, Head, Room, StateChanges, StateEvent
+from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
+from yizhan_server.storage import backward_extremities as stored_edges
+from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import state as stored_state
+from yizhan_server.storage.events import GAP, REDACTED, REJECTED, SOFT_FAILED, KnownPdu
+from yizhan_server.storage.numbers import Numbers
+from yizhan_server.storage.rooms import Extremity
+from yizhan_server.storage.state import Point
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 10
+
+
+class Outcome(Enum):
+    """What became of an event."""
+
+    ACCEPTED = "live, or it was before"
+    SOFT_FAILED = "kept, but the current state does not permit it"
+    REJECTED = "kept, but never to be used"
+    UNPLACEABLE = "events that it refers to are missing"
+
+
+class Placing:
+    """Judges events by the states of their room, and places them."""
+
+    def __init__(
+        self,
+        db: Database,
+        keys: StateKeys,
+        numbers: Numbers,
+        recorder: Recorder,
+        resolver: Resolver,
+    ) -> None:
+        self._db = db
+        self._keys = keys
+        self._numbers = numbers
+        self._recorder = recorder
+        self._resolver = resolver
+
+    async def place(
+        self,
+        room: Room,
+        pdus: Sequence[Pdu],
+        after_gap: frozenset[EventID] = frozenset(),
+        *,
+        flags: int = 0,
+    ) -> dict[EventID, Outcome]:
+        """Place events, each after those that it refers to. What is answered is durable.
+
+        `after_gap`: those before which events remain unknown. `flags` is LOCAL for events that
+        this server passes on to the others in the room. No network is used.
+        """
+        outcomes: dict[EventID, Outcome] = {}
+        for _ in range(ATTEMPTS):
+            async with room.lock:
+                lane = room.lane
+                try:
+                    await self._place_all(room, pdus, after_gap, outcomes, flags)
+                except GuardFailed:
+                    # Another worker was faster; what is durable is found again.
+                    await self._begin_anew(room, lane)
+                    outcomes.clear()
+                    continue
+                except (DatabaseUnavailable, StatementRefused):
+                    await self._begin_anew(room, lane)
+                    raise
+                return outcomes
+        raise DatabaseUnavailable("the room is too busy")
+
+    async def _begin_anew(self, room: Room, lane: Lane) -> None:
+        self._keys.forget_pending()
+        await room.reload(lane)
+
+    async def _place_all(
+        self,
+        room: Room,
+        pdus: Sequence[Pdu],
+        after_gap: frozenset[EventID],
+        outcomes: dict[EventID, Outcome],
+        flags: int,
+    ) -> None:
+        batch: Batch | None = None
+        wanted = {event_id for pdu in pdus for event_id in (pdu.event_id, *pdu.auth_events)}
+        known = await stored_events.known_pdus(self._db, room.nid, wanted, room.version)
+        for pdu in pdus:
+            standing = _standing(known.get(pdu.event_id))
+            if standing is not None:
+                outcomes[pdu.event_id] = standing
+                continue
+            head = room.tail if batch is None else batch.head
+            if pdu.event_id not in after_gap and _follows(pdu, head):
+                if batch is None:
+                    batch = await self._recorder.begin(room)
+                if await self._continue(batch, pdu, known, flags):
+                    outcomes[pdu.event_id] = Outcome.ACCEPTED
+                    continue
+            await self._finish(batch)
+            batch = None
+            await settled(room)
+            known |= await stored_events.known_pdus(
+                self._db, room.nid, {pdu.event_id, *pdu.auth_events}, room.version
+            )
+            gap = GAP if pdu.event_id in after_gap else 0
+            outcomes[pdu.event_id] = await self._place_beside(room, pdu, known, flags | gap)
+        await self._finish(batch)
+
+    async def _finish(self, batch: Batch | None) -> None:
+        if batch is not None and batch.written:
+            await asyncio.shield(self._recorder.submit(batch))
+
+    async def _continue(
+        self, batch: Batch, pdu: Pdu, known: dict[EventID, KnownPdu], flags: int
+    ) -> bool:
+        """Record an event that follows everything built; False where a closer look is needed."""
+        room, version = batch.room, batch.room.version
+        stored = known.get(pdu.event_id)
+        state = await permitting_state(batch.state_event, pdu, version)
+        expected = {
+            event.event_id
+            for key, event in state.items()
+            if key != CREATE or version.create_is_auth_event
+        }
+        try:
+            if expected != set(pdu.auth_events):
+                check_by_auth_events(pdu, known, state.get(CREATE), version)
+            check_auth(pdu, state, version)
+        except (AuthEventsMissing, AuthRuleRejection):
+            return False
+        target = await find_remote_target(self._db, room, pdu, batch.state_event)
+        nid = await self._numbers.next("event") if stored is None else stored.nid
+        flags |= await self._pruned(batch, pdu)
+        await self._recorder.record(
+            batch, pdu, flags=flags, target=target, nid=nid, is_stored=stored is not None
+        )
+        point = batch.point
+        known[pdu.event_id] = KnownPdu(nid, 1, point.line, point.seq, flags, pdu)
+        return True
+
+    async def _pruned(self, batch: Batch, pdu: Pdu) -> int:
+        """Apply the redaction that came before its target; returns the flag for the target."""
+        redaction = await find_waiting_redaction(self._db, self._keys, batch.room, pdu)
+        if redaction is None:
+            return 0
+        stored_events.apply_redaction(batch.tx, pdu.event_id, redaction)
+        batch.redacted.append((pdu.event_id, pdu.key if pdu.is_state else None))
+        return REDACTED
+
+    async def _place_beside(
+        self, room: Room, pdu: Pdu, known: dict[EventID, KnownPdu], flags: int
+    ) -> Outcome:
+        """Judge and place an event that does not follow the room's end. All is durable."""
+        version = room.version
+        prevs = await stored_events.known_pdus(self._db, room.nid, pdu.prev_events, version)
+        if len(prevs) < len(set(pdu.prev_events)) or not all(p.is_placed for p in prevs.values()):
+            return Outcome.UNPLACEABLE
+        before = await merge(self._resolver, room, [_point(each) for each in prevs.values()])
+        state = PointState(self._db, self._keys, version, before)
+        stored = known.get(pdu.event_id)
+        try:
+            create = await state.event(("m.room.create", ""))
+            check_by_auth_events(pdu, known, None if create is None else create.pdu, version)
+            await check_by_state(state.event, pdu, version)
+        except AuthEventsMissing:
+            return Outcome.UNPLACEABLE
+        except AuthRuleRejection as rejection:
+            _log_refused("event rejected", pdu, rejection)
+            await self._store_beside(room, pdu, stored, before, REJECTED)
+            return Outcome.REJECTED
+        if room.committed.extremities:
+            try:
+                await check_by_state(lambda key: room.state_event(*key), pdu, version)
+            except AuthRuleRejection as rejection:
+                _log_refused("event soft-failed", pdu, rejection)
+                await self._store_beside(room, pdu, stored, before, SOFT_FAILED)
+                return Outcome.SOFT_FAILED
+        nid, point = await self._store_beside(room, pdu, stored, before, flags)
+        known[pdu.event_id] = KnownPdu(nid, None, point.line, point.seq, flags, pdu)
+        await self._show_beside(room, pdu, known[pdu.event_id], prevs, state)
+        return Outcome.ACCEPTED
+
+    async def _store_beside(
+        self, room: Room, pdu: Pdu, stored: KnownPdu | None, before: Merge, flags: int
+    ) -> tuple[int, Point]:
+        """Make an event durable with the state after it, and without a position."""
+        if stored is not None and stored.line is not None and stored.seq is not None:
+            return stored.nid, Point(stored.line, stored.seq)
+        tx = Transaction()
+        point = await point_of_merge(self._db, self._numbers, tx, room.nid, before)
+        nid = await self._numbers.next("event") if stored is None else stored.nid
+        if pdu.state_key is not None and not flags & REJECTED:
+            key = await self._keys.intern(tx, pdu.key)
+            point = await point_after(
+                self._db, self._numbers, tx, room.nid, point,
+                # A soft-failed event must not take the place that the room's end continues.
+                is_line_head=True if before.changes else (False if flags & SOFT_FAILED else None),
+            )  # fmt: skip
+            stored_state.append_state(tx, point, {key: nid})
+        await self._keep(tx, room, pdu, stored, point, flags, nid)
+        await self._db.commit(tx)
+        return nid, point
+
+    async def _keep(
+        self,
+        tx: Transaction,
+        room: Room,
+        pdu: Pdu,
+        stored: KnownPdu | None,
+        point: Point,
+        flags: int,
+        nid: int | None = None,
+    ) -> None:
+        """Record an event without a position."""
+        if stored is not None:
+            stored_events.note_place(tx, stored.nid, point.line, point.seq, flags)
+            return
+        if nid is None:
+            nid = await self._numbers.next("event")
+        client, rest = stored_events.split_pdu(pdu)
+        stored_events.append_event(
+            tx, nid=nid, room=room.nid, pos=None, pdu=pdu, line=point.line, seq=point.seq,
+            relation=stored_events.relation_of(pdu.content), flags=flags, client=client, rest=rest,
+        )  # fmt: skip
+
+    async def _show_beside(
+        self,
+        room: Room,
+        pdu: Pdu,
+        stored: KnownPdu,
+        prevs: Mapping[EventID, KnownPdu],
+        state: PointState,
+    ) -> None:
+        """Give a stored event its position, and the room its new ends and current state."""
+        point = _point(stored)
+        own = Extremity(stored.nid, pdu.event_id, pdu.depth, point.line, point.seq)
+        is_awaited = bool(await stored_edges.are_missing(self._db, room.nid, [pdu.event_id]))
+        extremities = room.tail.extremities
+        changes: StateChanges = {}
+        if not is_awaited:
+            extremities = await next_extremities(self._db, room, own, prevs)
+            changes = await self._changes(room, extremities)
+        batch = Batch(room, Transaction(room.lane), room.tail, point)
+        stored_edges.delete_missing(batch.tx, room.nid, pdu.event_id)
+        target = await find_remote_target(self._db, room, pdu, state.event)
+        flags = stored.flags | await self._pruned(batch, pdu)
+        await self._recorder.place(
+            batch, pdu, stored.nid, point, changes, extremities, flags=flags, target=target
+        )
+        await asyncio.shield(self._recorder.submit(batch))
+
+    async def _changes(self, room: Room, extremities: Sequence[Extremity]) -> StateChanges:
+        """Return how the current state differs once `extremities` are the room's ends."""
+        ends = [Point(each.line, each.seq) for each in extremities]
+        new = await merge(self._resolver, room, ends)
+        keys = set(new.changes)
+        former = [Point(each.line, each.seq) for each in room.tail.extremities]
+        if former:
+            old = await merge(self._resolver, room, former)
+            keys |= set(old.changes)
+            keys |= await stored_state.differing_keys(self._db, old.base, new.base)
+        else:
+            keys |= set(await stored_state.full_state_at(self._db, new.base))
+        after = PointState(self._db, self._keys, room.version, new)
+        changed: dict[int, int] = {}
+        for key in keys:
+            number = await after.number_of(key)
+            if number != (
+                await stored_state.current_state_event(self._db, room.nid, key, LATEST) or 0
+            ):
+                changed[key] = number
+        pdus = await stored_events.pdus_by_nid(
+            self._db, [nid for nid in changed.values() if nid], room.version
+        )
+        names = await stored_state.keys_by_nid(self._db, list(changed))
+        return {
+            names[key]: StateEvent(nid, pdus[nid]) if nid else None for key, nid in changed.items()
+        }
+
+
+def _standing(known: KnownPdu | None) -> Outcome | None:
+    """Return what became of an event before; None for one that has yet to be placed."""
+    if known is None:
+        return None
+    if known.flags & REJECTED:
+        return Outcome.REJECTED
+    if known.flags & SOFT_FAILED:
+        return Outcome.SOFT_FAILED
+    return Outcome.ACCEPTED if known.pos is not None and known.pos > 0 else None
+
+
+def _follows(pdu: Pdu, head: Head) -> bool:
+    """Whether an event refers to all ends of the room, and to nothing else."""
+    ends = {extremity.event_id for extremity in head.extremities}
+    return bool(ends) and set(pdu.prev_events) == ends
+
+
+def _point(known: KnownPdu) -> Point:
+    assert known.line is not None, "only placed events are merged"
+    assert known.seq is not None, "only placed events are merged"
+    return Point(known.line, known.seq)
+
+
+def _log_refused(what: str, pdu: Pdu, rejection: AuthRuleRejection) -> None:
+    log.info(what, extra={"event_id": pdu.event_id, "room_id": pdu.room_id, "rule": rejection.rule})

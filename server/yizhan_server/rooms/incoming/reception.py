@@ -1,0 +1,90 @@
+"""Leading events of other servers through all checks, in order, room by room.
+
+Spec: server-server API, "Transactions", "Server Access Control Lists (ACLs)".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from yizhan_server.federation_client.answers import RawPdu
+from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.event import Pdu
+from yizhan_server.protocol.identifiers import EventID, ServerName
+from yizhan_server.rooms.incoming.gaps import Gaps
+from yizhan_server.rooms.incoming.placing import Outcome, Placing
+from yizhan_server.rooms.incoming.verification import Verification
+from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.server_access import ServerAccess, check_server_acl
+
+log = logging.getLogger(__name__)
+
+REFUSED = {
+    Outcome.REJECTED: "rejected: not permitted in the room",
+    Outcome.UNPLACEABLE: "events that it refers to could not be obtained",
+}
+
+
+class Reception:
+    """Takes events of rooms that this server is in."""
+
+    def __init__(
+        self,
+        access: ServerAccess,
+        verification: Verification,
+        gaps: Gaps,
+        placing: Placing,
+    ) -> None:
+        self._access = access
+        self._verification = verification
+        self._gaps = gaps
+        self._placing = placing
+        self._queues: WeakKeyDictionary[Room, asyncio.Lock] = WeakKeyDictionary()
+
+    async def is_in_room(self, room: Room) -> bool:
+        """Whether this server is in the room, so that its events are taken."""
+        return await self._access.is_here(room)
+
+    async def receive(
+        self, origin: ServerName, room: Room, raws: Sequence[RawPdu | JsonObject]
+    ) -> dict[EventID, str | None]:
+        """Take events of a room; returns what was wrong with each that has a readable ID.
+
+        What is not refused is durable. Events of one room are taken one call after another.
+        """
+        await check_server_acl(room, origin)
+        results: dict[EventID, str | None] = {}
+        pdus: list[Pdu] = []
+        for each in await self._verification.verify(raws, room.version):
+            if isinstance(each, Pdu):
+                if each.room_id == room.room_id:
+                    pdus.append(each)
+            else:
+                log.info("event dropped", extra={"origin": origin, "why": str(each)})
+        outcomes = await self.receive_verified(origin, room, pdus)
+        for pdu in pdus:
+            outcome = outcomes.get(pdu.event_id, Outcome.UNPLACEABLE)
+            results[pdu.event_id] = REFUSED.get(outcome)
+        return results
+
+    async def receive_verified(
+        self, origin: ServerName, room: Room, pdus: Sequence[Pdu], *, flags: int = 0
+    ) -> dict[EventID, Outcome]:
+        """Place verified events, and those missing before them.
+
+        `flags` is LOCAL where this server passes the events on to the others in the room.
+        """
+        if not pdus:
+            return {}
+        async with self._queues.setdefault(room, asyncio.Lock()):
+            found, after_gap = await self._gaps.closed(origin, room, pdus)
+            own = {pdu.event_id for pdu in pdus}
+            if not flags or own == {pdu.event_id for pdu in found}:
+                return await self._placing.place(room, found, after_gap, flags=flags)
+            before = [pdu for pdu in found if pdu.event_id not in own]
+            outcomes = await self._placing.place(room, before, after_gap)
+            after = [pdu for pdu in found if pdu.event_id in own]
+            return outcomes | await self._placing.place(room, after, after_gap, flags=flags)

@@ -1,0 +1,26 @@
+"""The state of several events together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.state_log import Merge
+from yizhan_server.storage.state import Point
+
+
+class Resolver(Protocol):
+    """Resolves the state of forks."""
+
+    async def resolve(self, room: Room, points: Sequence[Point]) -> Mapping[int, int]:
+        """Return how the resolution differs from the state at `points[0]`; 0 = no event."""
+        ...
+
+
+async def merge(resolver: Resolver, room: Room, points: Sequence[Point]) -> Merge:
+    """Return the resolved state of several durable places; of one, that place."""
+    distinct = sorted(set(points))
+    if len(distinct) == 1:
+        return Merge(distinct[0])
+    return Merge(distinct[0], await resolver.resolve(room, distinct))

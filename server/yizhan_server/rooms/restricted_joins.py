@@ -1,0 +1,38 @@
+"""Who lets somebody into a restricted room.
+
+Spec: client-server API, "Restricted rooms"; server-server API, "Restricted rooms".
+"""
+
+from __future__ import annotations
+
+from yizhan_server.protocol.errors import Forbidden, MatrixError
+from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.rooms.join_rules import allowed_rooms, is_in_any
+from yizhan_server.rooms.power import current_power_levels
+from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.room import Room
+
+
+async def find_authoriser(rooms: Rooms, room: Room, user_id: UserID) -> UserID | None:
+    """Return who of ours lets the user into a restricted room; None if the room is not one.
+
+    Somebody with the power to invite, when the user is joined to one of the rooms that the join
+    rule allows. M_UNABLE_TO_AUTHORISE_JOIN where this server knows none of these rooms,
+    M_UNABLE_TO_GRANT_JOIN where nobody here may invite: another server may be able to.
+    """
+    allowed = await allowed_rooms(room)
+    if allowed is None:
+        return None
+    if not await is_in_any(rooms, allowed, user_id):
+        if all([await rooms.find(room_id) is None for room_id in allowed]):
+            raise MatrixError(
+                400, "M_UNABLE_TO_AUTHORISE_JOIN", "This server knows none of the rooms that would"
+            )
+        raise Forbidden("You are in none of the rooms that would let you join this one")
+    levels = await current_power_levels(room)
+    candidates = [
+        user for user in await room.local_users() if levels.of_user(user) >= levels.invite
+    ]
+    if not candidates:
+        raise MatrixError(400, "M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let you in")
+    return max(candidates, key=lambda user: (levels.of_user(user), user))

@@ -1,0 +1,140 @@
+"""Part of the composition root: rooms that this server shares with others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from yizhan_server.federation.outbox import Outbox
+from yizhan_server.federation.transactions import IncomingTransactions
+from yizhan_server.rooms.auth_chains import AuthChains
+from yizhan_server.rooms.handshakes.handshakes import Handshakes
+from yizhan_server.rooms.handshakes.inviting import Inviting
+from yizhan_server.rooms.handshakes.joining import Joining
+from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
+from yizhan_server.rooms.handshakes.residing import Residing
+from yizhan_server.rooms.incoming.adoption import Adoption
+from yizhan_server.rooms.incoming.gaps import Gaps
+from yizhan_server.rooms.incoming.history import History
+from yizhan_server.rooms.incoming.outliers import Outliers
+from yizhan_server.rooms.incoming.placing import Placing
+from yizhan_server.rooms.incoming.reception import Reception
+from yizhan_server.rooms.incoming.verification import SignatureChecks, Verification
+from yizhan_server.rooms.recording import Recorder
+from yizhan_server.rooms.server_access import ServerAccess
+from yizhan_server.rooms.serving_events import ServingEvents
+from yizhan_server.rooms.state_resolution import StateResolver
+from yizhan_server.rooms.writer import EventWriter
+
+if TYPE_CHECKING:
+    from yizhan_config.tasks import Background
+    from yizhan_database import Database
+    from yizhan_server.clock import Clock
+    from yizhan_server.federation_client.client import FederationClient
+    from yizhan_server.protocol.identifiers import ServerName
+    from yizhan_server.protocol.signing import SigningKey
+    from yizhan_server.rooms.push_evaluation import PushEvaluation
+    from yizhan_server.rooms.registry import Rooms
+    from yizhan_server.rooms.state_keys import StateKeys
+    from yizhan_server.storage.numbers import Numbers
+    from yizhan_server.streams import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What records events, of whatever origin."""
+
+    resolver: StateResolver
+    recorder: Recorder
+    writer: EventWriter
+
+
+def assemble_writing(
+    db: Database,
+    stream: Stream,
+    clock: Clock,
+    rooms: Rooms,
+    keys: StateKeys,
+    numbers: Numbers,
+    push: PushEvaluation,
+    server_name: ServerName,
+    signing_key: SigningKey,
+) -> Writing:
+    """Build these services."""
+    resolver = StateResolver(db, keys)
+    recorder = Recorder(db, stream, keys, numbers, push, resolver)
+    return Writing(
+        resolver,
+        recorder,
+        EventWriter(db, clock, rooms, keys, numbers, recorder, server_name, signing_key),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRoomServices:
+    """What lets events and people pass between servers."""
+
+    access: ServerAccess
+    serving: ServingEvents
+    verification: Verification
+    reception: Reception
+    residing: Residing
+    handshakes: Handshakes
+    transactions: IncomingTransactions
+    outbox: Outbox
+
+
+def assemble_shared_rooms(
+    db: Database,
+    stream: Stream,
+    clock: Clock,
+    rooms: Rooms,
+    keys: StateKeys,
+    numbers: Numbers,
+    writing: Writing,
+    background: Background,
+    *,
+    client: FederationClient,
+    signatures: SignatureChecks,
+    server_name: ServerName,
+    signing_key: SigningKey,
+) -> SharedRoomServices:
+    """Build these services."""
+    recorder, resolver, writer = writing.recorder, writing.resolver, writing.writer
+    access = ServerAccess(db, rooms, keys, server_name)
+    serving = ServingEvents(db, access, AuthChains(db))
+    verification = Verification(signatures)
+    outliers = Outliers(db, numbers)
+    history = History(db, keys, numbers)
+    gaps = Gaps(db, client.events, verification, outliers, history)
+    placing = Placing(db, keys, numbers, recorder, resolver)
+    reception = Reception(access, verification, gaps, placing)
+    adoption = Adoption(db, rooms, keys, numbers, recorder)
+    out_of_band = OutOfBand(db, stream, numbers)
+    joining = Joining(
+        clock, client.rooms, verification, outliers, adoption, out_of_band, server_name,
+        signing_key,
+    )  # fmt: skip
+    inviting = Inviting(
+        client.rooms, rooms, access, writer, placing, verification, adoption, out_of_band,
+        server_name, signing_key,
+    )  # fmt: skip
+    residing = Residing(
+        rooms, access, writer, verification, reception, serving, server_name, signing_key
+    )
+    handshakes = Handshakes(
+        rooms, access, client.peers, joining, inviting, out_of_band, server_name
+    )
+    return SharedRoomServices(
+        access,
+        serving,
+        verification,
+        reception,
+        residing,
+        handshakes,
+        IncomingTransactions(rooms, reception, verification, inviting, edus={}),
+        Outbox(
+            db, stream, clock, client.events, client.destinations, client.peers, (), background,
+            server_name,
+        ),
+    )  # fmt: skip

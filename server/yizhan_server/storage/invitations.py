@@ -1,0 +1,34 @@
+"""What invited and knocking people are shown of rooms that this server is not in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from yizhan_database import Database, Transaction
+
+
+def replace_state(tx: Transaction, room: int, user_id: str, state: list[dict[str, Any]]) -> None:
+    """Keep the state events that came with an invitation or a knock."""
+    tx.execute(
+        "INSERT INTO invitation_state (room, user_id, state) VALUES (?, ?, ?)"
+        " ON CONFLICT (room, user_id) DO UPDATE SET state = excluded.state",
+        room, user_id, orjson.dumps(state),
+    )  # fmt: skip
+
+
+def delete_state(tx: Transaction, room: int, user_id: str) -> None:
+    """Forget them: the invitation is over."""
+    tx.execute("DELETE FROM invitation_state WHERE room = ? AND user_id = ?", room, user_id)
+
+
+async def find_state(db: Database, room: int, user_id: str) -> list[dict[str, Any]] | None:
+    """Return the state events that came with a user's invitation or knock."""
+    row = await db.row(
+        "SELECT state FROM invitation_state WHERE room = ? AND user_id = ?", room, user_id
+    )
+    if row is None:
+        return None
+    state: list[dict[str, Any]] = orjson.loads(row[0])
+    return state
