@@ -66,7 +66,8 @@ def lacking() -> str | None:
         finally:
             _run("ip", "netns", "del", name)
     except subprocess.CalledProcessError as error:
-        return f"this kernel cannot: {error.stderr.decode().strip().splitlines()[0]}"
+        said = error.stderr.decode().strip() or f"status {error.returncode}"
+        return f"no such line here: {' '.join(error.cmd[:3])}: {said.splitlines()[0]}"
     return None
 
 
