@@ -9,6 +9,7 @@ from yizhan_server.admin.media import MediaAdministration
 from yizhan_server.admin.people import PeopleAdministration
 from yizhan_server.admin.rooms import RoomAdministration
 from yizhan_server.admin.tasks import Tasks
+from yizhan_server.admin.tokens import TokenAdministration
 from yizhan_server.flows.room_removal import RoomRemoval
 from yizhan_server.rooms.history_purge import HistoryPurge
 
@@ -38,6 +39,7 @@ class Administration:
     people: PeopleAdministration
     rooms: RoomAdministration
     media: MediaAdministration
+    tokens: TokenAdministration
     removal: RoomRemoval
 
 
@@ -99,5 +101,6 @@ def assemble_administration(
             media=media,
             server_name=server_name,
         ),
+        tokens=TokenAdministration(db, clock, flows.record),
         removal=removal,
     )

@@ -384,6 +384,7 @@ def build(
         people=administration.people,
         room_administration=administration.rooms,
         media_administration=administration.media,
+        token_administration=administration.tokens,
         appservices=appservices,
         appservice_accounts=AppserviceAccounts(
             db, clock, appservices, personal.accounts, personal.sessions

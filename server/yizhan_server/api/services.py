@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from yizhan_server.admin.people import PeopleAdministration
     from yizhan_server.admin.record import Record
     from yizhan_server.admin.rooms import RoomAdministration
+    from yizhan_server.admin.tokens import TokenAdministration
     from yizhan_server.api.discovery import Discovery, Turn
     from yizhan_server.appservices.accounts import AppserviceAccounts
     from yizhan_server.appservices.directory import NetworkDirectories
@@ -138,6 +139,7 @@ class Services:
     people: PeopleAdministration
     room_administration: RoomAdministration
     media_administration: MediaAdministration
+    token_administration: TokenAdministration
     appservices: Appservices
     appservice_accounts: AppserviceAccounts
     appservice_queries: AppserviceQueries

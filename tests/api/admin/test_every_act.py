@@ -62,6 +62,9 @@ ACTS: dict[str, tuple[Any, str]] = {
     "PUT /_synapse/admin/v1/rooms/{room_id}/block": ({"block": False}, "unblock_room"),
     "DELETE /_synapse/admin/v1/rooms/{room_id}": ({"purge": False}, "remove_room"),
     "DELETE /_synapse/admin/v2/rooms/{room_id}": ({}, "remove_room"),
+    "POST /_synapse/admin/v1/registration_tokens/new": ({"token": "spring"}, "token"),
+    "PUT /_synapse/admin/v1/registration_tokens/{token}": ({"uses_allowed": 1}, "change_token"),
+    "DELETE /_synapse/admin/v1/registration_tokens/{token}": (None, "delete_token"),
     "POST /_synapse/admin/v1/deactivate/{user_id}": ({}, "deactivate"),
 }
 """In this order, the harmless first: what is asked, and what the record calls it."""
@@ -82,6 +85,7 @@ async def test_every_act_is_on_the_record(homeserver: HomeserverInProcess) -> No
     values = {
         "user_id": alice.user_id, "device_id": alice.device_id, "room": room, "room_id": room,
         "event_id": event, "media_id": media_id, "server_name": "test.example", "txn_id": "1",
+        "token": "spring",
     }  # fmt: skip
     changing = {
         f"{route.method} {route.path}"
