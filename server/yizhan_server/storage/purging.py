@@ -149,7 +149,10 @@ def delete_relationships(tx: Transaction, room: int, room_id: str, users: Sequen
         "DELETE FROM server_notice_room WHERE user_id = ? AND room_id = ?",
         [(user, room_id) for user in users],
     )
-    for table in ("membership", "room_alias", "room_published", "appservice_room"):
+    for table in (
+        "membership", "room_alias", "room_published", "appservice_room", "invitation_state",
+        "room_server", "backward_extremity",
+    ):  # fmt: skip
         tx.execute(f"DELETE FROM {table} WHERE room = ?", room)
 
 

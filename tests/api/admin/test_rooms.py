@@ -198,7 +198,7 @@ async def test_a_removed_room_is_gone_for_everybody(
     assert (
         await alice.refused("GET", f"/v3/directory/room/{of('#bad:test.example')}")
     ).status == 404
-    assert (await bob.refused("POST", f"/v3/join/{of(room)}", {})).status == 404
+    assert (await bob.refused("POST", f"/v3/join/{of(room)}", {})).errcode == "M_FORBIDDEN"
     assert (await bob.get("/v3/publicRooms"))["chunk"] == []
     assert (await admin.refused("GET", f"{ADMIN}/v1/rooms/{of(room)}")).errcode == "M_NOT_FOUND"
     assert await admin.get(f"{ADMIN}/v1/rooms/{of(room)}/block") == {
