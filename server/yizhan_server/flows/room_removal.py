@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from yizhan_database import Database, Transaction
+from yizhan_server.federation.outbox import NAME as FEDERATION
 from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.identifiers import RoomID, ServerName, UserID, server_name_of
 from yizhan_server.rooms.aliases import Aliases
@@ -19,17 +21,22 @@ from yizhan_server.rooms.creation import NewRoom, RoomCreation
 from yizhan_server.rooms.departures import Departures
 from yizhan_server.rooms.members import Members
 from yizhan_server.rooms.registry import Rooms
-from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.room import LATEST, Room
 from yizhan_server.rooms.writer import Draft, EventWriter
 from yizhan_server.storage import aliases as stored_aliases
+from yizhan_server.storage import destinations as stored_destinations
 from yizhan_server.storage import purging as storage
 from yizhan_server.storage import room_blocks as stored_blocks
 from yizhan_server.storage import rooms as stored_rooms
+from yizhan_server.storage.followers import find_cursor
 
 log = logging.getLogger(__name__)
 
 EVENTS = 200
 """Events of one commit."""
+TOLD_WITHIN_S = 60.0
+"""A server that is away for longer learns of it when its own people come back to the room."""
+ASKED_EVERY_S = 0.2
 ROWS = 2000
 """Rows of one commit, of tables with small ones."""
 
@@ -118,6 +125,7 @@ class RoomRemoval:
         """Remove every trace of a room whose removal has begun."""
         room = await self._rooms.find(room_id)
         if room is not None:
+            await self._wait_until_told(room)
             await self._remove_relationships(room)
             await self._remove_events(room)
             await self._remove_rows(room)
@@ -152,6 +160,30 @@ class RoomRemoval:
             users = await stored_rooms.members(self._db, room.nid, membership)
             found += [UserID(u) for u in users if server_name_of(u) == self._server_name]
         return found
+
+    async def _wait_until_told(self, room: Room) -> None:
+        """Give the other servers in the room a while to be told who has left it.
+
+        What they are owed is read from the events, which are about to go.
+        """
+        last = await room.last_position(LATEST)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_WITHIN_S):
+                while not await self._are_told(room, last):  # noqa: ASYNC110 - it is in the database
+                    await asyncio.sleep(ASKED_EVERY_S)
+
+    async def _are_told(self, room: Room, last: int) -> bool:
+        stays = await stored_destinations.servers_of_rooms(self._db, [room.nid], self._server_name)
+        if not stays:
+            return True
+        if await find_cursor(self._db, FEDERATION) < last:
+            return False
+        for server, _, _ in stays[room.nid]:
+            busy = await stored_destinations.find_busy(self._db, server)
+            # A transaction that is composed holds its events.
+            if busy is not None and max(busy.sent_pos, busy.upto_pos or 0) < last:
+                return False
+        return True
 
     async def _remove_relationships(self, room: Room) -> None:
         users = []
