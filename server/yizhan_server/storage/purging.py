@@ -96,14 +96,23 @@ def delete_judgements(tx: Transaction, room: int, positions: Sequence[int]) -> N
 
 
 async def scan_points(db: Database, room: int) -> AsyncIterator[Point]:
-    """Yield the place in the state log of every event that is part of the room's history."""
-    sql = (
+    """Yield the place in the state log of every event of the room that has one.
+
+    Those that are no part of the history (they failed softly) may yet be built upon.
+    """
+    in_history = (
         "SELECT pos, coalesce(line, 0), coalesce(seq, 0) FROM event"
         " WHERE room = ? AND pos > ? ORDER BY pos LIMIT ?"
     )
-    async for _, line, seq in db.scan(sql, room, after=BEFORE_ALL):
+    async for _, line, seq in db.scan(in_history, room, after=BEFORE_ALL):
         if line:
             yield Point(line, seq)
+    others = (
+        "SELECT nid, line, seq FROM event WHERE room = ? AND pos IS NULL AND line IS NOT NULL"
+        " AND nid > ? ORDER BY nid LIMIT ?"
+    )
+    async for _, line, seq in db.scan(others, room, after=0):
+        yield Point(line, seq)
 
 
 async def lines_of_room(db: Database, room: int) -> list[tuple[int, int | None, int | None]]:
