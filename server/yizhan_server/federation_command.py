@@ -5,7 +5,6 @@ What is said is Chinese or English by the locale.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -13,28 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from yizhan_config.errors import EXIT_STATUS, ConfigurationError
 from yizhan_config.language import say
 from yizhan_config.options import UsageError, take
 from yizhan_config.settings import load
-from yizhan_config.tasks import Background
 from yizhan_server.admin.local_socket import SOCKET_NAME
 from yizhan_server.clock import SystemClock
-from yizhan_server.federation_client.client import open_federation_client
-from yizhan_server.federation_client.errors import RemoteFailure, RemoteMisbehaved
-from yizhan_server.federation_client.own_keys import load_own_keys, rotate
+from yizhan_server.federation_check import check
+from yizhan_server.federation_client.own_keys import rotate
 from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName, parse_server_name
-from yizhan_server.protocol.server_keys import InvalidServerKeys, check_server_keys
 from yizhan_server.protocol.signing import InvalidKey
 
 if TYPE_CHECKING:
     from yizhan_config.settings import Settings
 
 EXIT_USAGE = 64
-EXIT_UNAVAILABLE = 69
-"""EX_USAGE and EX_UNAVAILABLE of sysexits.h."""
+"""EX_USAGE of sysexits.h."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
             case ["rotate-key"]:
                 run = _rotate_key
             case ["check", name]:
-                run = partial(_check, _server_name(name))
+                run = partial(check, _server_name(name))
             case _:
                 _tell(_usage())
                 return EXIT_USAGE
@@ -106,56 +99,6 @@ def _server_name(text: str) -> ServerName:
         return parse_server_name(text)
     except InvalidIdentifier:
         raise UsageError(say(f"{text} 不是服务器名", f"{text} is no server name")) from None
-
-
-def _check(name: ServerName, settings: Settings) -> int:
-    """Ask another server as the homeserver would, and say how far that goes."""
-    allow = settings.federation.allow
-    if name not in allow and "*" not in allow:
-        _tell(
-            say(
-                f"注意：federation.allow 中没有 {name}，列出之前不会互通。",
-                f"Note: {name} is not in federation.allow; nothing is exchanged until it is.",
-            )
-        )
-        settings = replace(settings, federation=replace(settings.federation, allow=(*allow, name)))
-    try:
-        asyncio.run(_ask(name, settings))
-    except RemoteFailure as error:
-        cause = f": {error.__cause__}" if str(error.__cause__ or "") else ""
-        print(say(f"失败：{error}{cause}", f"Failed: {error}{cause}"), file=sys.stderr)  # noqa: T201
-        return EXIT_UNAVAILABLE
-    return 0
-
-
-async def _ask(name: ServerName, settings: Settings) -> None:
-    own = load_own_keys(settings)
-    async with (
-        Background() as background,
-        # Without the database, which belongs to the running server.
-        open_federation_client(
-            settings.federation, own.server_name, own.signing_key, None, SystemClock(), background
-        ) as client,
-    ):
-        for target in await client.requests.find(name):
-            where = f"{target.host}:{target.port}"
-            _tell(
-                say(
-                    f"地址  {where}，证书须属于 {target.tls_name}",
-                    f"found   at {where}, with a certificate for {target.tls_name}",
-                )
-            )
-        server = (await client.queries.version(name)).get("server")
-        known = server if isinstance(server, dict) else {}
-        words = f"{known.get('name', '?')} {known.get('version', '')}".strip()
-        _tell(say(f"软件  {words}", f"runs    {words}"))
-        answer = await client.keys.server_keys(name)
-        try:
-            keys, _ = check_server_keys(answer, name, SystemClock().now_ms())
-        except InvalidServerKeys as error:
-            raise RemoteMisbehaved(name, str(error)) from None
-        key_ids = ", ".join(key_id for key_id, key in keys.items() if not key.is_old)
-        _tell(say(f"密钥  {key_ids}，签名正确", f"signs   with {key_ids}; its signature is right"))
 
 
 def _usage() -> str:

@@ -1,8 +1,9 @@
-"""docs/operations/install.md carried out: its own commands, on a machine within a folder.
+"""A document of docs/operations carried out: its own commands, on a machine within a folder.
 
-What differs from the document is here, and only here: the folders of the system lie within
-`root`; the user is `nobody`, who exists everywhere, in place of one made by `useradd`; `sudo` is a
-few lines, since who runs this is root already; the program is the one under test.
+What differs from install.md, and from what goes on from there, is here, and only here: the folders
+of the system lie within `root`; the user is `nobody`, who exists everywhere, in place of one made
+by `useradd`; `sudo` is a few lines, since who runs this is root already; the program is the one
+under test.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from yizhan_testing.compose import ROOT
 
 GUIDE = ROOT / "docs/operations/install.md"
-_EXAMPLE_NAME = "example.gov.cn"
+_EXAMPLE_NAME, _OTHER_NAME = "example.gov.cn", "other.gov.cn"
 _SUDO = """#!/bin/sh
 if [ "$1" = -u ]; then
   user=$2; shift 2
@@ -30,23 +31,24 @@ exec "$@"
 """
 
 
-def shell_blocks(section: str) -> list[str]:
+def shell_blocks(section: str, guide: Path = GUIDE, language: str = "sh") -> list[str]:
     """Return the blocks of shell commands in the section whose heading holds `section`."""
-    text = GUIDE.read_text(encoding="utf-8")
+    text = guide.read_text(encoding="utf-8")
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
     (body,) = (
         body for heading, body in zip(parts[1::2], parts[2::2], strict=True) if section in heading
     )
-    return re.findall(r"^```sh\n(.*?)^```$", body, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```$", body, flags=re.DOTALL | re.MULTILINE)
 
 
 @dataclass
 class Machine:
-    """A machine named `name`, whose files lie in `root`."""
+    """A machine named `name`, whose files lie in `root`; `other` is the one that it speaks with."""
 
     root: Path
     name: str
     user: str
+    other: str = "other.gov.cn"
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Machine:
     def here(self, block: str) -> str:
         """Return a block of the document for this machine."""
         group = subprocess.check_output(["id", "-gn", self.user], text=True).strip()
-        text = block.replace(_EXAMPLE_NAME, self.name)
+        text = block.replace(_EXAMPLE_NAME, self.name).replace(_OTHER_NAME, self.other)
         text = re.sub(
             r"(?<![\w.])/(var/lib/yizhan|etc/yizhan|usr/local/bin)\b", rf"{self.root}/\1", text
         )

@@ -141,7 +141,9 @@ class Peer:
 
 
 @asynccontextmanager
-async def open_peer(authority: CertificateAuthority) -> AsyncIterator[Peer]:
+async def open_peer(
+    authority: CertificateAuthority, *, certified: str = "127.0.0.1", expired: bool = False
+) -> AsyncIterator[Peer]:
     """Run a peer on a free port of the loopback until the block ends."""
     async with aiohttp.ClientSession() as http:
         peers: list[Peer] = []
@@ -152,7 +154,7 @@ async def open_peer(authority: CertificateAuthority) -> AsyncIterator[Peer]:
         runner = web.ServerRunner(web.Server(answer), shutdown_timeout=1)
         await runner.setup()
         try:
-            context = authority.server_context("127.0.0.1")
+            context = authority.server_context(certified, expired=expired)
             await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
             peers.append(Peer(ServerName(f"127.0.0.1:{runner.addresses[0][1]}"), http))
             yield peers[0]

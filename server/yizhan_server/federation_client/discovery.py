@@ -63,6 +63,10 @@ class Discovery:
             del self._routes[server]
             self._well_known.expire(Place.parse(server).host)
 
+    def why_no_delegation(self, server: ServerName) -> Exception | None:
+        """Return what was wrong with the well-known file of `server` when it was last asked."""
+        return self._well_known.failure(Place.parse(server).host)
+
     async def _look_up(self, server: ServerName, session: OutboundSession) -> _Route:
         try:
             place = Place.parse(server)

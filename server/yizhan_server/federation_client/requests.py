@@ -141,6 +141,10 @@ class Requests:
         async with self.failures_of(server), asyncio.timeout(self._timeout_seconds):
             return await self._discovery.find(server, self.session_to(server))
 
+    def why_no_delegation(self, server: ServerName) -> Exception | None:
+        """Return what is wrong with the well-known file of a server that `find` has looked for."""
+        return self._discovery.why_no_delegation(server)
+
     @asynccontextmanager
     async def failures_of(self, server: ServerName) -> AsyncIterator[None]:
         """Turn what goes wrong with a connection to `server` into a RemoteFailure."""

@@ -40,8 +40,13 @@ MAX_REMEMBERED = 10_000
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
-class _Invalid(Exception):
+class NoDelegation(Exception):
     """There is no delegation to be had here."""
+
+    def __init__(self, why: str, *, is_absent: bool = False) -> None:
+        super().__init__(why)
+        self.is_absent = is_absent
+        """Whether the domain simply has no such file."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,7 @@ class _Known:
     fetched_ms: int = 0
     again_ms: int = 0
     failures: int = 0
+    failure: Exception | None = None
 
 
 class WellKnown:
@@ -72,6 +78,11 @@ class WellKnown:
         known = self._known.get(host)
         return 0 if known is None else known.again_ms
 
+    def failure(self, host: str) -> Exception | None:
+        """Return why the last attempt to ask `host` gave nothing; None if it was not asked."""
+        known = self._known.get(host)
+        return None if known is None else known.failure
+
     def expire(self, host: str) -> None:
         """Have `host` asked again the next time; what it said before stays as the second choice."""
         if (known := self._known.get(host)) is not None:
@@ -88,16 +99,18 @@ class WellKnown:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 delegate, lifetime_s = await self._fetch(host, session)
-        except (_Invalid, ValueError, OSError, TimeoutError, aiohttp.ClientError) as error:
+        except (NoDelegation, ValueError, OSError, TimeoutError, aiohttp.ClientError) as error:
             log.debug("no delegation", extra={"host": host, "error": type(error).__name__})
             now_ms = self._clock.now_ms()
             lifetime_s = min(FIRST_FAILURE_S << min(known.failures, 10), LONGEST_FAILURE_S)
             known.failures += 1
+            known.failure = error
             if now_ms >= known.fetched_ms + LONGEST_S * 1000:
                 known.delegate = None
         else:
             now_ms = self._clock.now_ms()
             known.delegate, known.fetched_ms, known.failures = delegate, now_ms, 0
+            known.failure = None
         known.again_ms = now_ms + lifetime_s * 1000
 
     async def _fetch(self, host: str, session: OutboundSession) -> tuple[Place, int]:
@@ -110,13 +123,15 @@ class WellKnown:
                     url = _next_hop(url, response.headers.get("Location", ""))
                     continue
                 if response.status != 200:
-                    raise _Invalid(f"status {response.status}")
+                    raise NoDelegation(
+                        f"status {response.status}", is_absent=response.status in (404, 410)
+                    )
                 try:
                     body = await read_bounded(response, MAX_BYTES)
                 except ResponseTooLarge:
-                    raise _Invalid("too large") from None
+                    raise NoDelegation("too large") from None
                 return _parse(body), self._lifetime_s(response.headers)
-        raise _Invalid("too many redirects")
+        raise NoDelegation("too many redirects")
 
     def _lifetime_s(self, headers: Mapping[str, str]) -> int:
         stated = _max_age_s(headers.get("Cache-Control", ""))
@@ -130,10 +145,10 @@ def _next_hop(url: URL, location: str) -> URL:
     try:
         hop = url.join(URL(location))
     except (ValueError, IndexError):
-        raise _Invalid("a redirect to nowhere") from None
+        raise NoDelegation("a redirect to nowhere") from None
     # Over plain HTTP, whoever is on the way could name another server.
     if hop.scheme != "https" or not location:
-        raise _Invalid("a redirect away from https")
+        raise NoDelegation("a redirect away from https")
     return hop
 
 
@@ -143,7 +158,7 @@ def _parse(body: bytes) -> Place:
         text = answer.get("m.server") if isinstance(answer, dict) else None
         return Place.parse(text if isinstance(text, str) else "")
     except (MatrixError, InvalidIdentifier):
-        raise _Invalid("no m.server") from None
+        raise NoDelegation("no m.server") from None
 
 
 def _max_age_s(cache_control: str) -> int | None:
