@@ -87,6 +87,7 @@ from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.creation import RoomCreation
 from yizhan_server.rooms.delayed import DelayedEvents
 from yizhan_server.rooms.departures import Departures
+from yizhan_server.rooms.events_by_time import EventsByTime
 from yizhan_server.rooms.guest_access import GuestAccess
 from yizhan_server.rooms.hierarchy import SpaceHierarchy
 from yizhan_server.rooms.housekeeping import Housekeeping
@@ -315,7 +316,7 @@ def build(
     sections = RoomSections(db, keys, renderer, timelines, receipts, unread, lazy_members)
     changes = UserChanges(db, keys, access, receipts)
     account_changes = AccountDataChanges(db, personal.push_rules)
-    reading = RoomReading(db, rooms, keys, access, aliases)
+    reading = RoomReading(db, rooms, keys, access, aliases, shared_rooms.backfill)
     message_index = MessageIndex(db, stream, rooms)
     files = FileStore(settings.media.path)
     media = ContentRepository(
@@ -421,6 +422,7 @@ def build(
         upgrades=RoomUpgrades(db, writer, profiles, room_settings),
         aliases=aliases,
         room_reading=reading,
+        events_by_time=EventsByTime(db, access, shared_rooms.backfill),
         renderer=renderer,
         relations=relations,
         summaries=summaries,

@@ -14,6 +14,7 @@ from yizhan_server.rooms.handshakes.joining import Joining
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
 from yizhan_server.rooms.handshakes.residing import Residing
 from yizhan_server.rooms.incoming.adoption import Adoption
+from yizhan_server.rooms.incoming.backfill import Backfill
 from yizhan_server.rooms.incoming.gaps import Gaps
 from yizhan_server.rooms.incoming.history import History
 from yizhan_server.rooms.incoming.outliers import Outliers
@@ -82,6 +83,7 @@ class SharedRoomServices:
     handshakes: Handshakes
     transactions: IncomingTransactions
     outbox: Outbox
+    backfill: Backfill
 
 
 def assemble_shared_rooms(
@@ -136,5 +138,8 @@ def assemble_shared_rooms(
         Outbox(
             db, stream, clock, client.events, client.destinations, client.peers, (), background,
             server_name,
+        ),
+        Backfill(
+            db, clock, background, client.events, client.peers, verification, gaps, history
         ),
     )  # fmt: skip

@@ -253,10 +253,10 @@ async def get_event_by_time(call: Call[None]) -> JsonObject:
     direction = call.query_choice("dir", ("b", "f"), None)
     if direction is None:
         raise InvalidParam("'dir' must be b or f")
-    event = await call.services.room_reading.event_at(
+    event_id, ts_ms = await call.services.events_by_time.event_at(
         await call.readable_room(), call.query_int("ts", 0), backwards=direction == "b"
     )
-    return {"event_id": event.event_id, "origin_server_ts": event.ts_ms}
+    return {"event_id": event_id, "origin_server_ts": ts_ms}
 
 
 @routes.get("/v3/rooms/{room_id}/event/{event_id}")

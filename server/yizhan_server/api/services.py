@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.aliases import Aliases
     from yizhan_server.rooms.creation import RoomCreation
     from yizhan_server.rooms.delayed import DelayedEvents
+    from yizhan_server.rooms.events_by_time import EventsByTime
     from yizhan_server.rooms.guest_access import GuestAccess
     from yizhan_server.rooms.handshakes.inviting import Inviting
     from yizhan_server.rooms.handshakes.residing import Residing
@@ -171,6 +172,7 @@ class Services:
     upgrades: RoomUpgrades
     aliases: Aliases
     room_reading: RoomReading
+    events_by_time: EventsByTime
     renderer: EventRenderer
     relations: Relations
     summaries: RoomSummaries

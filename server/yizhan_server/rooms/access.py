@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from yizhan_database import Database
 from yizhan_server.protocol.errors import Forbidden, NotFound
@@ -139,14 +140,16 @@ class RoomAccess:
             if event.pos > readable.upto:
                 continue
             # An event that changes one of the two is also seen if the state before it allows.
-            moments = [event.pos] if event.state_key is None else [event.pos, event.pos - 1]
+            moments = zip(visibility.moments(event), membership.moments(event), strict=True)
+            # History from before the first visibility that is known here counts as under it.
+            least = 1 if event.pos < 0 else 0
             if any(
                 may_see(
-                    visibility=visibility.at(pos, "history_visibility"),
-                    membership=membership.at(pos, "membership"),
-                    joined_later=membership.ever_after(pos, "membership", "join"),
+                    visibility=visibility.at(max(least, then), "history_visibility"),
+                    membership=membership.at(now, "membership"),
+                    joined_later=membership.ever_after(now, "membership", "join"),
                 )
-                for pos in moments
+                for then, now in moments
             ):
                 seen.append(event)
         return seen
@@ -156,7 +159,9 @@ class RoomAccess:
     ) -> list[str]:
         """Return the reader's membership at each of `events`, `leave` where there was none."""
         timeline = await self._timeline(readable.room, ("m.room.member", readable.user_id))
-        return [timeline.at(event.pos, "membership") or "leave" for event in events]
+        return [
+            timeline.at(timeline.moments(event)[0], "membership") or "leave" for event in events
+        ]
 
     async def without_erased(
         self, events: Sequence[StoredEvent], memberships: Sequence[str]
@@ -240,33 +245,48 @@ class RoomAccess:
         """Return every value that a key of the current state has had."""
         key_nid = await self._keys.find(key)
         if key_nid is None:
-            return _Timeline([], [])
+            return _Timeline([], [], [])
         changes = await stored_state.current_state_history(self._db, room.nid, key_nid)
         known = await stored_events.events_by_nid(
             self._db, [nid for _, nid in changes if nid != stored_state.REMOVED]
         )
+        depths = [known[nid].depth if nid in known else 0 for _, nid in changes]
         return _Timeline(
             [pos for pos, _ in changes],
+            list(accumulate(depths, max)),
             [known[nid].content if nid in known else {} for _, nid in changes],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Timeline:
-    """The contents of one state key with the positions from which they held, ascending."""
+    """The contents of one state key with the positions from which they held, ascending.
+
+    A moment is told by the number of changes that had happened.
+    """
 
     positions: list[int]
+    depths: list[int]
     contents: list[dict[str, object]]
 
-    def at(self, pos: int, field: str) -> str | None:
-        """Return a string field of the content that held at `pos`; history counts as before."""
-        index = bisect_right(self.positions, pos)
-        if index == 0:
+    def moments(self, event: StoredEvent) -> list[int]:
+        """Return the moment of an event, and for a state event that just before it.
+
+        The positions of history say nothing about when it happened; its depths do.
+        """
+        scale, place = self.positions, event.pos
+        if event.pos < 0:
+            scale, place = self.depths, event.depth
+        places = [place] if event.state_key is None else [place, place - 1]
+        return [bisect_right(scale, each) for each in places]
+
+    def at(self, moment: int, field: str) -> str | None:
+        """Return a string field of the content that held at a moment."""
+        if moment == 0 or not self.contents:
             return None
-        value = self.contents[index - 1].get(field)
+        value = self.contents[moment - 1].get(field)
         return value if isinstance(value, str) else None
 
-    def ever_after(self, pos: int, field: str, value: str) -> bool:
-        """Whether a change after `pos` set the field to `value`."""
-        start = bisect_right(self.positions, pos)
-        return any(content.get(field) == value for content in self.contents[start:])
+    def ever_after(self, moment: int, field: str, value: str) -> bool:
+        """Whether a change after a moment set the field to `value`."""
+        return any(content.get(field) == value for content in self.contents[moment:])

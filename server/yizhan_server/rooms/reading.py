@@ -18,6 +18,7 @@ from yizhan_server.protocol.identifiers import InvalidIdentifier, UserID, parse_
 from yizhan_server.protocol.stream_token import PageToken, SyncToken, parse_token
 from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, RoomAccess, VisibleEvent
 from yizhan_server.rooms.aliases import Aliases
+from yizhan_server.rooms.incoming.backfill import Backfill
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.rendering import event_bytes
 from yizhan_server.rooms.room import LATEST
@@ -32,6 +33,10 @@ TOP = 2**53
 
 MAX_SCANNED = 5000
 """Events looked at for one page; a page that a filter leaves empty has an `end` all the same."""
+
+
+REQUESTS = 2
+"""Rounds of asking other servers for one page."""
 
 
 class EventSelection(Protocol):
@@ -55,6 +60,28 @@ class Page:
     state: list[StoredEvent]
     start: str
     end: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Where a page begins, and what ends it."""
+
+    start: tuple[int, int]
+    bound: int | None
+    stop: PageToken | None
+    backwards: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    """What of a page is here."""
+
+    events: list[StoredEvent]
+    place: tuple[int, int]
+    """Of the last event that was looked at."""
+    exhausted: bool
+    lowest: int
+    """The depth down to which the room was looked through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +114,20 @@ class RoomReading:
     """Answers questions about rooms that somebody may read."""
 
     def __init__(
-        self, db: Database, rooms: Rooms, keys: StateKeys, access: RoomAccess, aliases: Aliases
+        self,
+        db: Database,
+        rooms: Rooms,
+        keys: StateKeys,
+        access: RoomAccess,
+        aliases: Aliases,
+        backfill: Backfill,
     ) -> None:
         self._db = db
         self._rooms = rooms
         self._keys = keys
         self._access = access
         self._aliases = aliases
+        self._backfill = backfill
 
     async def joined_rooms(self, user_id: UserID) -> list[str]:
         """Return the rooms that a user is joined to."""
@@ -180,8 +214,12 @@ class RoomReading:
         limit: int,
         wanted: EventSelection,
         ignored: AbstractSet[str] = frozenset(),
+        reach: bool = True,
     ) -> Page:
-        """Return a page in topological order; of users in `ignored` only what is state."""
+        """Return a page in topological order; of users in `ignored` only what is state.
+
+        With `reach`, a member who pages back beyond what is here waits for other servers' answers.
+        """
         if start is None:
             token = PageToken(TOP, LATEST, None) if backwards else PageToken(0, 0, None)
         else:
@@ -194,19 +232,52 @@ class RoomReading:
         stop_at = None if stop is None else _page_token(parse_token(stop))
         if not backwards and token.depth == TOP:
             place, bound = await self._place_after(readable, token.position), None
-        limits = [each for each in (bound, readable.upto) if each is not None]
+        span = _Span(place, bound, stop_at, backwards)
+        found = await self._collect(readable, span, limit, wanted, ignored)
+        is_edge = False
+        if backwards and limit and reach and readable.membership == "join":
+            for _ in range(REQUESTS):
+                if not await self._backfill.reach(readable.room, found.lowest, token.depth):
+                    break
+                found = await self._collect(readable, span, limit, wanted, ignored)
+            # There is more to come, unless this page has not moved at all.
+            is_edge = found.place != place and await self._backfill.is_at_edge(
+                readable.room, found.lowest, token.depth
+            )
+        end = None
+        if not found.exhausted or is_edge or (not backwards and start is not None):
+            end = _serialize(found.place, bound)
+        state: list[StoredEvent] = []
+        if wanted.lazy_load_members and found.events:
+            state = await self._members_of(readable, {event.sender for event in found.events})
+        return Page(found.events, state, start or _serialize(place, bound), end)
+
+    async def _collect(
+        self,
+        readable: ReadableRoom,
+        span: _Span,
+        limit: int,
+        wanted: EventSelection,
+        ignored: AbstractSet[str],
+    ) -> _Collected:
+        """Return the events of a page, as far as they are here."""
+        place = span.start
+        limits = [each for each in (span.bound, readable.upto) if each is not None]
         picked: list[StoredEvent] = []
-        exhausted, scanned = limit == 0, 0
+        exhausted, scanned, is_stopped = limit == 0, 0, False
         while len(picked) < limit and not exhausted and scanned < MAX_SCANNED:
             page = await stored_events.events_by_depth(
                 self._db, readable.room.nid, place,
-                backwards=backwards, bound=min(limits), limit=limit + 1,
+                backwards=span.backwards, bound=min(limits), limit=limit + 1,
             )  # fmt: skip
             exhausted = len(page) <= limit
             scanned += len(page)
-            if stop_at is not None:
-                within = [e for e in page if _is_before(e, stop_at, backwards=backwards)]
-                exhausted = exhausted or len(within) < len(page)
+            if span.stop is not None:
+                within = [
+                    each for each in page if _is_before(each, span.stop, backwards=span.backwards)
+                ]
+                is_stopped = len(within) < len(page)
+                exhausted = exhausted or is_stopped
                 page = within
             seen = {event.nid for event in await self._access.visible(readable, page)}
             for event in page:
@@ -218,33 +289,7 @@ class RoomReading:
                     continue
                 if event.nid in seen and wanted.passes(event):
                     picked.append(event)
-        end = None
-        if not exhausted or (not backwards and start is not None):
-            end = _serialize(place, bound)
-        state: list[StoredEvent] = []
-        if wanted.lazy_load_members and picked:
-            state = await self._members_of(readable, {event.sender for event in picked})
-        return Page(picked, state, start or _serialize((token.depth, token.position), bound), end)
-
-    async def event_at(self, readable: ReadableRoom, ts_ms: int, *, backwards: bool) -> StoredEvent:
-        """Return the visible event closest to a time on one side of it, or answer M_NOT_FOUND.
-
-        An event of that very time counts on both sides.
-        """
-        place = (ts_ms, TOP) if backwards else (ts_ms, -TOP)
-        scanned = 0
-        while scanned < MAX_SCANNED:
-            page = await stored_events.events_by_time(
-                self._db, readable.room.nid, place, backwards=backwards, limit=100
-            )
-            if not page:
-                break
-            scanned += len(page)
-            place = (page[-1].ts_ms, page[-1].pos)
-            visible = await self._access.visible(readable, page)
-            if visible:
-                return visible[0]
-        raise NotFound("There is no event on this side of that time")
+        return _Collected(picked, place, exhausted, 0 if exhausted and not is_stopped else place[0])
 
     async def context(
         self,
@@ -257,12 +302,16 @@ class RoomReading:
         """Return an event with about `limit` neighbours, and the state at the last of them."""
         readable, event = visible.readable, visible.event
         before, after = await self.around(
-            visible, before=limit // 2, after=limit - limit // 2, wanted=wanted, ignored=ignored
-        )
+            visible, before=limit // 2, after=limit - limit // 2, wanted=wanted, ignored=ignored,
+            reach=True,
+        )  # fmt: skip
         last = after.events[-1] if after.events else event
         if wanted.lazy_load_members:
             senders = {each.sender for each in (event, *before.events, *after.events)}
             state = await self._members_of(readable, senders)
+        elif last.line == 0:
+            # History, of which only the current state is known.
+            state = await self.state(readable)
         else:
             numbers = await stored_state.full_state_at(
                 self._db, stored_state.Point(last.line, last.seq)
@@ -284,13 +333,14 @@ class RoomReading:
         after: int,
         wanted: EventSelection,
         ignored: AbstractSet[str] = frozenset(),
+        reach: bool = False,
     ) -> tuple[Page, Page]:
         """Return the pages just before (newest first) and just after an event."""
         token = _serialize((visible.event.depth, visible.event.pos), None)
         pages = [
             await self.messages(
                 visible.readable, backwards=backwards, start=token, stop=None, limit=limit,
-                wanted=wanted, ignored=ignored,
+                wanted=wanted, ignored=ignored, reach=reach,
             )
             for backwards, limit in ((True, before), (False, after))
         ]  # fmt: skip

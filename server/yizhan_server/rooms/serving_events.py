@@ -1,7 +1,7 @@
 """What other servers fetch of a room: events, their auth chains, states, and what lies between.
 
 Spec: server-server API, "Retrieving event authorization information", "Backfilling and retrieving
-missing events", "Retrieving events".
+missing events", "Retrieving events" (also by time).
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.server_access import RoomOfServer, ServerAccess
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.events import REJECTED, SOFT_FAILED, KnownPdu
+from yizhan_server.storage.events import REJECTED, SOFT_FAILED, KnownPdu, StoredEvent
 from yizhan_server.storage.state import Point
 
 MAX_BACKFILL = 100
 MAX_MISSING = 20
 MAX_CHAIN = 100_000
+MAX_PAGES_BY_TIME = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,24 @@ class ServingEvents:
             of.room, sorted(before - stop), stop, min(limit, MAX_MISSING), min_depth
         )
         return (await self._access.as_visible(of, found))[::-1]
+
+    async def event_by_time(self, of: RoomOfServer, ts_ms: int, *, backwards: bool) -> StoredEvent:
+        """Return the event nearest to a time on one side of it that the server may see."""
+        place = (ts_ms, 2**53) if backwards else (ts_ms, -(2**53))
+        for _ in range(MAX_PAGES_BY_TIME):
+            page = await stored_events.events_by_time(
+                self._db, of.room.nid, place, backwards=backwards, limit=100
+            )
+            if not page:
+                break
+            place = (page[-1].ts_ms, page[-1].pos)
+            known = await self._known(of.room, [event.event_id for event in page])
+            ordered = [known[EventID(event.event_id)] for event in page]
+            shown = await self._access.as_visible(of, ordered)
+            for event, each, pdu in zip(page, ordered, shown, strict=True):
+                if pdu is each.pdu:
+                    return event
+        raise NotFound("There is no event on this side of that time")
 
     async def _walk(
         self,

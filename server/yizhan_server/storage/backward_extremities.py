@@ -33,11 +33,11 @@ async def are_missing(db: Database, room: int, event_ids: Collection[str]) -> se
     return {event_id for (event_id,) in rows}
 
 
-async def missing_above(db: Database, room: int, depth: int, limit: int) -> list[str]:
-    """Return missing events that events of at least `depth` refer to, the latest first."""
+async def missing_between(db: Database, room: int, low: int, high: int, limit: int) -> list[str]:
+    """Return missing events that events with a depth in [low, high] refer to, the latest first."""
     rows = await db.rows(
-        "SELECT event_id FROM backward_extremity WHERE room = ? AND depth >= ?"
-        " ORDER BY depth DESC LIMIT ?",
-        room, depth, limit,
+        "SELECT event_id FROM backward_extremity WHERE room = ? AND depth >= ? AND depth <= ?"
+        " ORDER BY depth DESC, event_id LIMIT ?",
+        room, low, high, limit,
     )  # fmt: skip
     return [event_id for (event_id,) in rows]

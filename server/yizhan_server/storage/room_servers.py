@@ -47,6 +47,16 @@ async def servers_now(db: Database, room: int) -> list[str]:
     return [server for (server,) in rows]
 
 
+async def largest_servers(db: Database, room: int) -> list[str]:
+    """Return the servers that are in a room, those with the most users first."""
+    rows = await db.rows(
+        "SELECT server FROM room_server WHERE room = ? AND to_pos = 0"
+        " ORDER BY joined DESC, server LIMIT 50",
+        room,
+    )
+    return [server for (server,) in rows]
+
+
 async def servers_at(db: Database, room: int, pos: int) -> list[str]:
     """Return the servers that an event of position `pos` is owed to.
 

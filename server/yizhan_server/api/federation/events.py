@@ -13,6 +13,7 @@ import msgspec
 
 from yizhan_server.api.federation import make_routes
 from yizhan_server.api.routing import Call, JsonObject
+from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.rooms.server_access import RoomOfServer
 
@@ -82,6 +83,19 @@ async def get_missing_events(call: Call[MissingEventsBody]) -> JsonObject:
         of, body.earliest_events, body.latest_events, body.limit, body.min_depth
     )
     return {"events": _raw(found)}
+
+
+@routes.get("/v1/timestamp_to_event/{room_id}")
+async def get_event_by_time(call: Call[None]) -> JsonObject:
+    """Find the event closest to a time."""
+    call.query_required("ts")
+    direction = call.query_choice("dir", ("b", "f"), None)
+    if direction is None:
+        raise InvalidParam("'dir' must be b or f")
+    event = await call.services.serving_events.event_by_time(
+        await _shared_room(call), call.query_int("ts", 0), backwards=direction == "b"
+    )
+    return {"event_id": event.event_id, "origin_server_ts": event.ts_ms}
 
 
 async def _shared_room(call: Call[Any]) -> RoomOfServer:

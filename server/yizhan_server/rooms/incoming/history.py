@@ -15,25 +15,31 @@ from collections.abc import Iterable, Mapping
 from yizhan_database import Database, Transaction
 from yizhan_server.protocol.errors import AuthRuleRejection
 from yizhan_server.protocol.event import Pdu
+from yizhan_server.protocol.identifiers import EventID
+from yizhan_server.protocol.room_version import RoomVersion
 from yizhan_server.rooms.incoming.judgement import (
     CREATE,
     AuthEventsMissing,
     check_by_auth_events,
     check_by_state,
 )
+from yizhan_server.rooms.incoming.outliers import sorted_by_auth
 from yizhan_server.rooms.point_state import PointState
 from yizhan_server.rooms.recording import settled
+from yizhan_server.rooms.redactions import find_waiting_redaction
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
 from yizhan_server.storage import backward_extremities as stored_edges
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.events import REJECTED, KnownPdu
+from yizhan_server.storage.events import REDACTED, REJECTED, SOFT_FAILED, KnownPdu
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.state import REMOVED, Point, StateKey
 
 log = logging.getLogger(__name__)
+
+NEVER_SHOWN = REJECTED | SOFT_FAILED
 
 
 class History:
@@ -56,22 +62,20 @@ class History:
                 self._db, room.nid, named | given.keys(), room.version
             )
             create = await room.state_event(*CREATE)
+            refused = _refused(given, known, None if create is None else create.pdu, room.version)
             tx = Transaction()
             count = 0
             for pdu in given.values():
                 stored = known.get(pdu.event_id)
-                if stored is not None and (stored.pos is not None or stored.flags & REJECTED):
+                if stored is not None and (stored.pos is not None or stored.flags & NEVER_SHOWN):
                     stored_edges.delete_missing(tx, room.nid, pdu.event_id)
-                    continue
-                try:
-                    check_by_auth_events(
-                        pdu, known, None if create is None else create.pdu, room.version
-                    )
-                except (AuthEventsMissing, AuthRuleRejection):
-                    log.info("history event refused", extra={"event_id": pdu.event_id})
-                    continue
-                await self._store(tx, room, pdu, stored, None)
-                count += 1
+                elif pdu.event_id not in refused:
+                    await self._store(tx, room, pdu, stored, None)
+                    count += 1
+                elif refused[pdu.event_id]:
+                    # No other server's answer would change that; what is before it remains
+                    # to be asked for.
+                    stored_edges.delete_missing(tx, room.nid, pdu.event_id)
             await self._note_edges(tx, room, given.values())
             await self._db.commit(tx)
         return count
@@ -141,10 +145,15 @@ class History:
             return
         if nid is None:
             nid = await self._numbers.next("event")
+        flags = 0
+        redaction = await find_waiting_redaction(self._db, self._keys, room, pdu)
+        if redaction is not None:
+            stored_events.apply_redaction(tx, pdu.event_id, redaction)
+            flags = REDACTED
         client, rest = stored_events.split_pdu(pdu)
         stored_events.append_event(
             tx, nid=nid, room=room.nid, pos=pos, pdu=pdu, line=line, seq=seq,
-            relation=stored_events.relation_of(pdu.content), flags=0, client=client, rest=rest,
+            relation=stored_events.relation_of(pdu.content), flags=flags, client=client, rest=rest,
         )  # fmt: skip
 
     async def _note_edges(self, tx: Transaction, room: Room, pdus: Iterable[Pdu]) -> None:
@@ -156,3 +165,37 @@ class History:
         for pdu in given.values():
             missing = [event_id for event_id in pdu.prev_events if event_id not in here]
             stored_edges.append_missing(tx, room.nid, missing, pdu.depth)
+
+
+def _refused(
+    given: Mapping[EventID, Pdu],
+    known: Mapping[EventID, KnownPdu],
+    create: Pdu | None,
+    version: RoomVersion,
+) -> dict[EventID, bool]:
+    """Return which of the events are not to be kept, and whether that is for good.
+
+    They may authorise one another. Those that are here already have been judged.
+    """
+    judged, refused = dict(known), {}
+    for pdu in sorted_by_auth(given):
+        if pdu.event_id in known:
+            continue
+        flags = 0
+        try:
+            check_by_auth_events(pdu, judged, create, version)
+        except AuthEventsMissing:
+            refused[pdu.event_id] = False
+            continue
+        except AuthRuleRejection as rejection:
+            refused[pdu.event_id], flags = True, REJECTED
+            log.info(
+                "history event refused", extra={"event_id": pdu.event_id, "rule": rejection.rule}
+            )
+        judged[pdu.event_id] = KnownPdu(0, None, None, None, flags, pdu)
+    return {
+        # What has not been judged refers to itself.
+        event_id: refused.get(event_id, True)
+        for event_id in given
+        if event_id in refused or event_id not in judged
+    }

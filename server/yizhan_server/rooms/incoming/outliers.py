@@ -45,7 +45,7 @@ class Outliers:
         known = await stored_events.known_pdus(self._db, room, named | given.keys(), version)
         create = _create_of(given, known)
         fresh: list[KnownPdu] = []
-        for pdu in _sorted_by_auth(given):
+        for pdu in sorted_by_auth(given):
             if pdu.event_id in known:
                 continue
             try:
@@ -93,7 +93,7 @@ def _create_of(given: Mapping[EventID, Pdu], known: Mapping[EventID, KnownPdu]) 
     return None
 
 
-def _sorted_by_auth(given: Mapping[EventID, Pdu]) -> list[Pdu]:
+def sorted_by_auth(given: Mapping[EventID, Pdu]) -> list[Pdu]:
     """Return the events so that each comes after those that authorise it."""
     edges = {
         event_id: [each for each in pdu.auth_events if each in given]
