@@ -7,6 +7,7 @@ which a server puts off until after its answer is counted too.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +31,25 @@ LAZY = quote(
     ).decode()
 )
 LITTLE = quote(orjson.dumps({"room": {"timeline": {"limit": 1}}}).decode())
+SLIDING: JsonObject = {
+    "lists": {
+        "all": {
+            "ranges": [[0, 19]],
+            "timeline_limit": 1,
+            "required_state": [
+                ["m.room.create", ""],
+                ["m.room.name", ""],
+                ["m.room.encryption", ""],
+                ["m.room.member", "$LAZY"],
+                ["m.room.member", "$ME"],
+            ],
+        }
+    },
+    "extensions": {"e2ee": {"enabled": True}, "to_device": {"enabled": True}},
+}
+"""What Element X asks first."""
+
+MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -235,6 +255,80 @@ async def messages_page(stage: Stage) -> Sample:
     )
 
 
+async def sliding_sync(stage: Stage) -> Sample:
+    owner = stage.people[0]
+    devices = [await stage.api.log_in(owner) for _ in range(stage.times(10) + 1)]
+    await stage.api.sliding_sync(devices.pop(), SLIDING)
+    return await stage.measure(
+        [partial(stage.api.sliding_sync, device, SLIDING) for device in devices]
+    )
+
+
+async def send_and_sync(stage: Stage) -> Sample:
+    """One message, and the answer that brings it to somebody else."""
+    room = await stage.room_of(10)
+    sender, reader = stage.people[:2]
+    since = (await stage.api.sync(reader, f"timeout=0&filter={LITTLE}"))["next_batch"]
+
+    async def turn() -> None:
+        nonlocal since
+        await stage.api.send(sender, room)
+        query = f"timeout=0&filter={LITTLE}&since={quote(since)}"
+        since = (await stage.api.sync(reader, query))["next_batch"]
+
+    await turn()
+    return await stage.measure([turn] * stage.times(60))
+
+
+async def members(stage: Stage) -> Sample:
+    person, room = stage.people[0], await stage.room_of(len(stage.people))
+    path = f"/rooms/{room}/members"
+    await stage.api.ask("GET", path, person=person)
+    return await stage.measure(
+        [lambda: stage.api.ask("GET", path, person=person)] * stage.times(60)
+    )
+
+
+async def media_upload(stage: Stage) -> Sample:
+    person = stage.people[0]
+    # Each file is another one: a server may keep equal bytes once.
+    files = [os.urandom(MEGABYTE) for _ in range(stage.times(30) + 1)]
+    await stage.api.upload(person, files.pop())
+    return await stage.measure([partial(stage.api.upload, person, file) for file in files])
+
+
+async def media_download(stage: Stage) -> Sample:
+    person = stage.people[0]
+    uri = await stage.api.upload(person, os.urandom(MEGABYTE))
+    await stage.api.download(person, uri)
+    return await stage.measure([lambda: stage.api.download(person, uri)] * stage.times(60))
+
+
+async def search(stage: Stage) -> Sample:
+    """A word that one message in a room of ten holds, beside the many that do not."""
+    person, room = stage.people[0], await stage.room_of(10)
+    await stage.api.send(person, room, "the quarterly budget of the archive")
+    body: JsonObject = {
+        "search_categories": {
+            "room_events": {
+                "search_term": "archive",
+                "order_by": "recent",
+                "keys": ["content.body"],
+            }
+        }
+    }
+    async with asyncio.timeout(30):
+        while not _found(await stage.api.ask("POST", "/search", body, person)):
+            await asyncio.sleep(0.1)  # an index may lag behind the answer to /send
+    return await stage.measure(
+        [lambda: stage.api.ask("POST", "/search", body, person)] * stage.times(60)
+    )
+
+
+def _found(answer: JsonObject) -> bool:
+    return bool(answer["search_categories"]["room_events"]["results"])
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -257,6 +351,12 @@ CASES = (
     Case("keys_claim", "keys/claim, 100 keys", keys_claim),
     Case("create_room", "create encrypted room, 5 invites", create_room),
     Case("messages_page", "messages, page of 50", messages_page),
+    Case("sliding_sync", "sliding sync, 20 of 20 rooms, first answer", sliding_sync),
+    Case("send_and_sync", "send, and the sync that brings it", send_and_sync),
+    Case("members", "members of a room of 101", members),
+    Case("media_upload", "upload of 1 MB", media_upload),
+    Case("media_download", "download of 1 MB", media_download),
+    Case("search", "search for a word", search),
 )
 
 

@@ -17,6 +17,9 @@ from nacl.signing import SigningKey
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+_CLIENT = "/_matrix/client/v3"
+SLIDING_SYNC = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0"
+
 PASSWORD = "a password of the benchmark"
 JsonObject = dict[str, Any]
 _numbers = count(1)
@@ -38,7 +41,10 @@ class Api:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120)
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=120),
+            # Synapse compresses nothing by itself: the same bytes are compared.
+            headers={"Accept-Encoding": "identity"},
         )
         return self
 
@@ -56,17 +62,23 @@ class Api:
         expect: int = 200,
     ) -> JsonObject:
         """Send one request; anything but the expected status is an error of the benchmark."""
-        assert self._session is not None
-        headers = {"Authorization": f"Bearer {person.token}"} if person else {}
+        headers = _authorization(person) if person else {}
         data = None if body is None else orjson.dumps(body)
         if data is not None:
             headers["Content-Type"] = "application/json"
-        url = f"{self._base_url}/_matrix/client/v3{path}"
+        content = await self._request(method, _CLIENT + path, data, headers, expect)
+        return orjson.loads(content)  # type: ignore[no-any-return]
+
+    async def _request(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str], expect: int = 200
+    ) -> bytes:
+        assert self._session is not None
+        url = self._base_url + path
         async with self._session.request(method, url, data=data, headers=headers) as answer:
             content = await answer.read()
             if answer.status != expect:
                 raise RuntimeError(f"{method} {path}: {answer.status} {content[:500]!r}")
-        return orjson.loads(content)  # type: ignore[no-any-return]
+        return content
 
     async def register(self, name: str) -> Person:
         wanted = {"username": name, "password": PASSWORD}
@@ -91,13 +103,26 @@ class Api:
     async def join(self, person: Person, room: str) -> None:
         await self.ask("POST", f"/join/{room}", {}, person)
 
-    async def send(self, person: Person, room: str) -> None:
+    async def send(self, person: Person, room: str, text: str = "") -> None:
         number = next(_numbers)
-        body = {"msgtype": "m.text", "body": f"message {number}: " + "all work and no play " * 3}
+        words = text or "all work and no play " * 3
+        body = {"msgtype": "m.text", "body": f"message {number}: {words}"}
         await self.ask("PUT", f"/rooms/{room}/send/m.room.message/b{number}", body, person)
 
     async def sync(self, person: Person, query: str) -> JsonObject:
         return await self.ask("GET", f"/sync?{query}", person=person)
+
+    async def sliding_sync(self, person: Person, wish: JsonObject) -> None:
+        await self._request("POST", SLIDING_SYNC, orjson.dumps(wish), _authorization(person))
+
+    async def upload(self, person: Person, file: bytes) -> str:
+        headers = {**_authorization(person), "Content-Type": "application/octet-stream"}
+        answer = await self._request("POST", "/_matrix/media/v3/upload", file, headers)
+        return str(orjson.loads(answer)["content_uri"])
+
+    async def download(self, person: Person, uri: str) -> None:
+        path = "/_matrix/client/v1/media/download/" + uri.removeprefix("mxc://")
+        await self._request("GET", path, None, _authorization(person))
 
 
 async def at_once(width: int, calls: Sequence[Callable[[], Awaitable[object]]]) -> list[float]:
@@ -135,6 +160,10 @@ def device_keys(person: Person, one_time_keys: int) -> JsonObject:
         for number in range(one_time_keys)
     }
     return {"device_keys": _signed(device, signer, person), "one_time_keys": keys}
+
+
+def _authorization(person: Person) -> dict[str, str]:
+    return {"Authorization": f"Bearer {person.token}"}
 
 
 def _signed(content: JsonObject, signer: SigningKey, person: Person) -> JsonObject:
