@@ -24,7 +24,6 @@ from yizhan_server.rooms.room import Room
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import state as stored_state
 from yizhan_server.storage.events import REDACTED, StoredEvent
-from yizhan_server.storage.state import Point
 
 
 class Aggregations(Protocol):
@@ -55,6 +54,10 @@ class Reader:
     def user_id(self) -> UserID:
         """Who reads."""
         return self.readable.user_id
+
+
+PAGE = 500
+"""State events whose predecessors are looked up in one statement."""
 
 
 class EventRenderer:
@@ -88,6 +91,7 @@ class EventRenderer:
         redacted = [event.event_id for event in events if event.flags & REDACTED]
         redactions = await self._redactions(reader, redacted) if redacted else {}
         relations = await self._aggregations.bundle(reader.readable, events) if bundle else {}
+        previous = await self._previous(events)
         rendered = []
         for event, membership in zip(events, memberships, strict=True):
             unsigned: dict[str, Any] = {
@@ -99,8 +103,7 @@ class EventRenderer:
                 unsigned["redacted_because"] = orjson.Fragment(redactions[event.event_id])
             if event.event_id in relations:
                 unsigned["m.relations"] = relations[event.event_id]
-            if event.state_key is not None:
-                await self._add_previous(unsigned, event)
+            unsigned |= previous.get(event.nid, {})
             rendered.append(splice(event_bytes(event, reader.room), unsigned))
         return rendered
 
@@ -122,11 +125,11 @@ class EventRenderer:
     ) -> list[bytes]:
         """Return the JSON of each event without anything that depends on the reader."""
         now_ms = self._clock.now_ms()
+        previous = await self._previous(events) if with_previous else {}
         rendered = []
         for event in events:
             unsigned: dict[str, Any] = {"age": max(0, now_ms - event.ts_ms)}
-            if with_previous and event.state_key is not None:
-                await self._add_previous(unsigned, event)
+            unsigned |= previous.get(event.nid, {})
             rendered.append(splice(event_bytes(event, room), unsigned))
         return rendered
 
@@ -140,25 +143,22 @@ class EventRenderer:
             if nid in known
         }
 
-    async def _add_previous(self, unsigned: dict[str, Any], event: StoredEvent) -> None:
-        """Say what a state event replaced, at the place in the state log just before it."""
-        if event.seq < 1:
-            return
-        key = await stored_state.find_key(self._db, (event.type, event.state_key or ""))
-        if key is None:
-            return
-        previous = await stored_state.state_event_at(
-            self._db, Point(event.line, event.seq - 1), key
-        )
-        if previous is None:
-            return
-        found = (await stored_events.events_by_nid(self._db, [previous])).get(previous)
-        if found is None:
-            return
-        unsigned["replaces_state"] = found.event_id
-        if not found.flags & REDACTED:
-            unsigned["prev_content"] = found.content
-            unsigned["prev_sender"] = found.sender
+    async def _previous(self, events: Sequence[StoredEvent]) -> dict[int, dict[str, Any]]:
+        """Return what is said of the event that each state event replaced."""
+        nids = [event.nid for event in events if event.state_key is not None]
+        replaced: dict[int, int] = {}
+        for start in range(0, len(nids), PAGE):
+            replaced |= await stored_state.replaced_events(self._db, nids[start : start + PAGE])
+        found = await stored_events.events_by_nid(self._db, list(set(replaced.values())))
+        said: dict[int, dict[str, Any]] = {}
+        for nid, before in replaced.items():
+            if before not in found:
+                continue
+            event = found[before]
+            said[nid] = {"replaces_state": event.event_id}
+            if not event.flags & REDACTED:
+                said[nid] |= {"prev_content": event.content, "prev_sender": event.sender}
+        return said
 
 
 def event_bytes(event: StoredEvent, room: Room) -> bytes:

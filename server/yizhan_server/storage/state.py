@@ -126,6 +126,33 @@ async def state_event_at(db: Database, point: Point, key: int) -> int | None:
     return None
 
 
+async def replaced_events(db: Database, nids: list[int]) -> dict[int, int]:
+    """Return which event each of these state events replaced; absent where there was none.
+
+    A few hundred at a time. What was before is looked up in the event's own line, and only where
+    that says nothing and is a fork's, in the lines before it.
+    """
+    rows = await db.rows(
+        *in_list(
+            "SELECT e.nid, e.line, e.seq, k.nid, s.parent, (SELECT l.event FROM state_log AS l"
+            " WHERE l.line = e.line AND l.key = k.nid AND l.seq < e.seq"
+            " ORDER BY l.seq DESC LIMIT 1)"
+            " FROM event AS e"
+            " JOIN state_key AS k ON k.type = e.type AND k.state_key = e.state_key"
+            " JOIN state_line AS s ON s.line = e.line WHERE e.nid IN (??)",
+            nids,
+        )
+    )
+    replaced: dict[int, int] = {}
+    for nid, line, seq, key, parent, before in rows:
+        event = before
+        if event is None and parent is not None and seq > 0:
+            event = await state_event_at(db, Point(line, seq - 1), key)
+        if event:
+            replaced[nid] = event
+    return replaced
+
+
 async def full_state_at(db: Database, point: Point) -> dict[int, int]:
     """Return the whole state at `point`: key number -> event."""
     state: dict[int, int] = {}
