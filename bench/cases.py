@@ -317,9 +317,10 @@ async def search(stage: Stage) -> Sample:
             }
         }
     }
-    async with asyncio.timeout(30):
-        while not _found(await stage.api.ask("POST", "/search", body, person)):
-            await asyncio.sleep(0.1)  # an index may lag behind the answer to /send
+    for _ in range(300):
+        if _found(await stage.api.ask("POST", "/search", body, person)):
+            break
+        await asyncio.sleep(0.1)  # an index may lag behind the answer to /send
     return await stage.measure(
         [lambda: stage.api.ask("POST", "/search", body, person)] * stage.times(60)
     )
