@@ -164,7 +164,9 @@ async def test_from_two_servers_to_a_room_of_both(sides: tuple[Side, Side]) -> N
             return client
 
         li, wang = await signs_in(here, "li"), await signs_in(there, "wang")
-        room = await li.creates_room(invite=[wang.user_id], encrypted=False)
+        room = await li.creates_room(
+            invite=[wang.user_id], encrypted=False, options={"preset": "public_chat"}
+        )
         await wang.accepts_invitation(room, by=li.user_id)
         await li.sees_member(room, wang.user_id)
         for speaker, reader, text in ((li, wang, "贵单位好"), (wang, li, "您好")):

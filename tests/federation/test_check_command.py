@@ -177,7 +177,7 @@ async def test_a_clock_that_is_wrong_is_told(
     peer.answers["GET", VERSION] = version
     await faults.named(
         peer.name, federating(authority, peer),
-        f"时钟相差 {abs(minutes) * 6}", f"clocks differ by {abs(minutes) * 6}",
+        "两台服务器的时钟相差", "The clocks differ by",
     )  # fmt: skip
 
 
