@@ -292,6 +292,7 @@ class Presence(Section, frozen=True, kw_only=True):
     """Who is online."""
 
     enabled: bool = True
+    federated: bool = False
 
 
 class Federation(Section, frozen=True, kw_only=True):

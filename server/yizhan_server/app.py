@@ -107,7 +107,11 @@ from yizhan_server.search.message_index import MessageIndex
 from yizhan_server.search.messages import MessageSearch
 from yizhan_server.search.room_directory import RoomDirectory
 from yizhan_server.search.user_directory import UserDirectory
-from yizhan_server.shared_room_services import assemble_shared_rooms, assemble_writing
+from yizhan_server.shared_room_services import (
+    assemble_incoming,
+    assemble_shared_rooms,
+    assemble_writing,
+)
 from yizhan_server.sign_in_services import assemble_sign_in
 from yizhan_server.sliding_sync_services import assemble_sliding_sync
 from yizhan_server.storage import installation
@@ -288,7 +292,11 @@ def build(
         db, stream, rooms, writer, profiles, room_settings, appservice_queries,
         shared_rooms.handshakes, server_name,
     )  # fmt: skip
-    to_device = ToDevice(db, stream, clock, server_name=server_name)
+    to_device = ToDevice(
+        db, stream, clock,
+        server_name=server_name, peers=federation_client.peers,
+        wake_server=shared_rooms.outbox.wake,
+    )  # fmt: skip
     device_lists = DeviceLists(db, stream)
     forgetter = KeyForgetter(device_changes)
     connections = Connections(db, clock)
@@ -308,9 +316,13 @@ def build(
     summaries = RoomSummaries(rooms)
     renderer = EventRenderer(db, clock, access, relations)
     counter = EphemeralCounter()
-    receipts = Receipts(db, stream, clock)
-    typing = Typing(stream, counter)
-    presence = Presence(db, stream, counter, clock, background, enabled=settings.presence.enabled)
+    receipts = Receipts(db, stream, clock, shared_rooms.telling.receipt)
+    typing = Typing(stream, counter, shared_rooms.telling.typing)
+    presence = Presence(
+        db, stream, counter, clock, background,
+        enabled=settings.presence.enabled,
+        tell=shared_rooms.telling.presence if settings.presence.federated else None,
+    )  # fmt: skip
     unread = UnreadCounts(db)
     timelines, lazy_members = Timelines(access), LazyMembers()
     sections = RoomSections(db, keys, renderer, timelines, receipts, unread, lazy_members)
@@ -412,7 +424,12 @@ def build(
         serving_events=shared_rooms.serving,
         residing=shared_rooms.residing,
         inviting=shared_rooms.handshakes.inviting,
-        federation_transactions=shared_rooms.transactions,
+        federation_transactions=assemble_incoming(
+            db, clock, rooms, shared_rooms,
+            typing=typing, receipts=receipts,
+            presence=presence if settings.presence.federated else None,
+            to_device=to_device, server_name=server_name,
+        ),
         guest_access=GuestAccess(members, personal.accounts),
         creation=creation,
         server_notices=ServerNotices(

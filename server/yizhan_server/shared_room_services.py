@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from yizhan_server.federation.ephemeral_edus import EphemeralReceiving, EphemeralTelling
 from yizhan_server.federation.outbox import Outbox
 from yizhan_server.federation.transactions import IncomingTransactions
 from yizhan_server.rooms.auth_chains import AuthChains
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from yizhan_config.tasks import Background
     from yizhan_database import Database
     from yizhan_server.clock import Clock
+    from yizhan_server.e2ee.to_device import ToDevice
+    from yizhan_server.ephemeral.presence import Presence
+    from yizhan_server.ephemeral.receipts import Receipts
+    from yizhan_server.ephemeral.typing import Typing
+    from yizhan_server.federation.transactions import EduReceiver
     from yizhan_server.federation_client.client import FederationClient
     from yizhan_server.protocol.identifiers import ServerName
     from yizhan_server.protocol.signing import SigningKey
@@ -81,9 +87,9 @@ class SharedRoomServices:
     reception: Reception
     residing: Residing
     handshakes: Handshakes
-    transactions: IncomingTransactions
     outbox: Outbox
     backfill: Backfill
+    telling: EphemeralTelling
 
 
 def assemble_shared_rooms(
@@ -127,19 +133,41 @@ def assemble_shared_rooms(
     handshakes = Handshakes(
         rooms, access, client.peers, joining, inviting, out_of_band, server_name
     )
-    return SharedRoomServices(
-        access,
-        serving,
-        verification,
-        reception,
-        residing,
-        handshakes,
-        IncomingTransactions(rooms, reception, verification, inviting, edus={}),
-        Outbox(
-            db, stream, clock, client.events, client.destinations, client.peers, (), background,
-            server_name,
-        ),
-        Backfill(
-            db, clock, background, client.events, client.peers, verification, gaps, history
-        ),
+    outbox = Outbox(
+        db, stream, clock, client.events, client.destinations, client.peers, (), background,
+        server_name,
     )  # fmt: skip
+    backfill = Backfill(
+        db, clock, background, client.events, client.peers, verification, gaps, history
+    )
+    telling = EphemeralTelling(db, stream, outbox, background, server_name)
+    return SharedRoomServices(
+        access, serving, verification, reception, residing, handshakes, outbox, backfill, telling
+    )
+
+
+def assemble_incoming(
+    db: Database,
+    clock: Clock,
+    rooms: Rooms,
+    shared: SharedRoomServices,
+    *,
+    typing: Typing,
+    receipts: Receipts,
+    presence: Presence | None,
+    to_device: ToDevice,
+    server_name: ServerName,
+) -> IncomingTransactions:
+    """Build what takes transactions; without `presence` what other servers say of it is ignored."""
+    ephemeral = EphemeralReceiving(
+        db, clock, shared.access, typing, receipts, presence, server_name
+    )
+    edus: dict[str, EduReceiver] = {
+        "m.typing": ephemeral.typing,
+        "m.receipt": ephemeral.receipts,
+        "m.presence": ephemeral.presence,
+        "m.direct_to_device": to_device.receive,
+    }
+    return IncomingTransactions(
+        rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus
+    )

@@ -1,5 +1,7 @@
 """Who is online, in memory. Off by a setting: then nobody ever is.
 
+Other servers are told, and believed of their own users, by another setting.
+
 A user is online while a client syncs, unavailable when the client says so, and offline a while
 after the last sync. What the user set by hand holds until the next change.
 
@@ -9,7 +11,7 @@ Spec: client-server API, "Presence".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,10 @@ from yizhan_server.streams import Stream
 
 STATES = ("online", "unavailable", "offline")
 OFFLINE_AFTER_S = 60
+REMOTE_OFFLINE_AFTER_S = 30 * 60
+"""After the last that was heard of a user of another server."""
+TOLD_EVERY_MS = 25 * 60 * 1000
+"""Other servers are told again that somebody is still there."""
 FEW = 100
 """Users of whom it is worth saying that they are offline."""
 CURRENTLY_ACTIVE_MS = 60_000
@@ -36,10 +42,11 @@ class _Presence:
     last_active_ms: int
     changed: int
     timer: asyncio.TimerHandle | None = None
+    told_ms: int = 0
 
 
 class Presence:
-    """Remembers the presence of the users of this server."""
+    """Remembers the presence of people."""
 
     def __init__(
         self,
@@ -50,13 +57,16 @@ class Presence:
         background: Background,
         *,
         enabled: bool,
+        tell: Callable[[UserID, dict[str, Any]], None] | None,
     ) -> None:
+        """`tell` is told of the users of this server."""
         self._db = db
         self._background = background
         self._stream = stream
         self._counter = counter
         self._clock = clock
         self._enabled = enabled
+        self._tell = tell
         self._users: dict[UserID, _Presence] = {}
 
     def seen(self, user_id: UserID, set_presence: str) -> None:
@@ -68,6 +78,13 @@ class Presence:
     def set(self, user_id: UserID, state: str, status: str | None) -> None:
         """The user sets presence and status message."""
         self._change(user_id, state, status)
+
+    def receive(
+        self, user_id: UserID, state: str, status: str | None, last_active_ago_ms: int
+    ) -> None:
+        """Take what another server says of its user."""
+        ago_ms = max(0, last_active_ago_ms)
+        self._change(user_id, state, status, ago_ms, REMOTE_OFFLINE_AFTER_S)
 
     def get(self, user_id: UserID) -> dict[str, Any]:
         """Return the content of the user's m.presence event."""
@@ -101,7 +118,14 @@ class Presence:
             if known.changed > value
         }
 
-    def _change(self, user_id: UserID, state: str, status: str | None) -> None:
+    def _change(
+        self,
+        user_id: UserID,
+        state: str,
+        status: str | None,
+        ago_ms: int = 0,
+        offline_after_s: float = OFFLINE_AFTER_S,
+    ) -> None:
         if not self._enabled:
             return
         known = self._users.get(user_id)
@@ -112,16 +136,24 @@ class Presence:
             known.timer.cancel()
             known.timer = None
         if state != "offline":
-            known.last_active_ms = now_ms
+            known.last_active_ms = now_ms - ago_ms
             known.timer = asyncio.get_running_loop().call_later(
-                OFFLINE_AFTER_S, self._expire, user_id
+                offline_after_s, self._expire, user_id
             )
         if (known.state, known.status) == (state, status):
+            if state != "offline" and now_ms - known.told_ms >= TOLD_EVERY_MS:
+                self._tell_others(user_id, known)
             return
         known.state, known.status = state, status
         known.changed = self._counter.next()
+        self._tell_others(user_id, known)
         if not self._stream.closing:
             self._background.spawn("presence wake-up", self._wake_sharing(user_id))
+
+    def _tell_others(self, user_id: UserID, known: _Presence) -> None:
+        known.told_ms = self._clock.now_ms()
+        if self._tell is not None:
+            self._tell(user_id, self.get(user_id))
 
     async def _wake_sharing(self, user_id: UserID) -> None:
         # Not everybody: among thousands of long polls few concern this user.

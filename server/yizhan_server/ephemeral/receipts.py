@@ -16,8 +16,10 @@ from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.access import VisibleEvent
 from yizhan_server.rooms.room import Room
+from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import receipts as stored_receipts
 from yizhan_server.storage.account_data import upsert_account_datum
+from yizhan_server.storage.events import StoredEvent
 from yizhan_server.storage.receipts import UNTHREADED, StoredReceipt
 from yizhan_server.streams import Stream
 
@@ -29,14 +31,18 @@ MAIN = "main"
 ReceiptContent = dict[str, dict[str, dict[str, Any]]]
 """Event id -> receipt type -> user -> details."""
 
+Teller = Callable[[Room, StoredReceipt], None]
+"""Is told that a public receipt has moved."""
+
 
 class Receipts:
     """Moves receipts forward, and tells readers."""
 
-    def __init__(self, db: Database, stream: Stream, clock: Clock) -> None:
+    def __init__(self, db: Database, stream: Stream, clock: Clock, tell: Teller) -> None:
         self._db = db
         self._stream = stream
         self._clock = clock
+        self._tell = tell
 
     async def advance(self, read: VisibleEvent, kind: str, thread_id: str | None = None) -> None:
         """Move a receipt to an event; one that is already there or further stays."""
@@ -44,18 +50,38 @@ class Receipts:
             raise InvalidParam("The receipt type must be m.read, m.read.private or m.fully_read")
         event, room, user_id = read.event, read.readable.room, read.readable.user_id
         if thread_id is not None:
-            self._check_thread(read, thread_id)
+            _check_thread(event, thread_id)
+        receipt = StoredReceipt(
+            user_id, kind, UNTHREADED if thread_id is None else thread_id, event.event_id,
+            event.pos, self._clock.now_ms(),
+        )  # fmt: skip
+        if await self._advance(room, receipt) and kind == READ:
+            self._tell(room, receipt)
+
+    async def receive(
+        self, room: Room, user_id: UserID, event_id: str, thread_id: str | None, ts_ms: int
+    ) -> None:
+        """Move the public receipt of a user of another server, who is joined to the room.
+
+        An event that is not known here, or not shown, is passed over.
+        """
+        found = await stored_events.find_event(self._db, event_id)
+        if found is None or found[0] != room.nid or not found[1].pos:
+            return
+        event = found[1]
+        if thread_id is not None:
+            _check_thread(event, thread_id)
+        thread = UNTHREADED if thread_id is None else thread_id
+        await self._advance(
+            room, StoredReceipt(user_id, READ, thread, event.event_id, event.pos, ts_ms)
+        )
+
+    async def _advance(self, room: Room, receipt: StoredReceipt) -> bool:
+        """Move a receipt, durably; False when it was there already or further."""
         tx = Transaction()
         pos = tx.position()
-        stored_receipts.advance_receipt(
-            tx, room.nid,
-            StoredReceipt(
-                user_id, kind, UNTHREADED if thread_id is None else thread_id, event.event_id,
-                event.pos, self._clock.now_ms(),
-            ),
-            pos,
-        )  # fmt: skip
-        readers = {user_id} if kind == PRIVATE else None
+        stored_receipts.advance_receipt(tx, room.nid, receipt, pos)
+        readers = {receipt.user_id} if receipt.type == PRIVATE else None
 
         def show(position: int) -> None:
             self._stream.publish(position)
@@ -66,7 +92,8 @@ class Receipts:
         try:
             await self._db.commit(tx)
         except GuardFailed:
-            return
+            return False
+        return True
 
     async def mark_fully_read(self, read: VisibleEvent) -> None:
         """Set the user's fully-read marker, which is account data of the room."""
@@ -102,17 +129,6 @@ class Receipts:
         """Return those of `rooms` where a receipt moved that the user may know of."""
         return await stored_receipts.rooms_with_receipts(self._db, rooms, user_id, after, upto)
 
-    @staticmethod
-    def _check_thread(read: VisibleEvent, thread_id: str) -> None:
-        """Answer M_INVALID_PARAM unless the event is in that thread."""
-        event = read.event
-        if thread_id == MAIN:
-            # The thread root belongs to the main timeline too.
-            if event.thread is not None:
-                raise InvalidParam("The event is in a thread, not in the main timeline")
-        elif not thread_id or thread_id not in (event.thread, event.event_id):
-            raise InvalidParam("The event is not in this thread")
-
 
 def make_receipt_content(
     receipts: Iterable[StoredReceipt], sees_private_of: Callable[[str], bool]
@@ -130,3 +146,13 @@ def make_receipt_content(
         if receipt.user_id not in users or receipt.thread == UNTHREADED:
             users[receipt.user_id] = details
     return content
+
+
+def _check_thread(event: StoredEvent, thread_id: str) -> None:
+    """Answer M_INVALID_PARAM unless the event is in that thread."""
+    if thread_id == MAIN:
+        # The thread root belongs to the main timeline too.
+        if event.thread is not None:
+            raise InvalidParam("The event is in a thread, not in the main timeline")
+    elif not thread_id or thread_id not in (event.thread, event.event_id):
+        raise InvalidParam("The event is not in this thread")

@@ -6,6 +6,7 @@ Spec: client-server API, "Typing Notifications".
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from yizhan_server.ephemeral.counter import EphemeralCounter
 from yizhan_server.protocol.identifiers import UserID
@@ -14,6 +15,9 @@ from yizhan_server.streams import Stream
 
 DEFAULT_TIMEOUT_MS = 30_000
 MAX_TIMEOUT_MS = 120_000
+
+Teller = Callable[[Room, UserID, bool], None]
+"""Is told that somebody types in a room, or has stopped."""
 
 
 class _TypingRoom:
@@ -28,8 +32,9 @@ class _TypingRoom:
 class Typing:
     """Remembers who types where until they stop or fall silent."""
 
-    def __init__(self, stream: Stream, counter: EphemeralCounter) -> None:
+    def __init__(self, stream: Stream, counter: EphemeralCounter, tell: Teller) -> None:
         self._stream = stream
+        self._tell = tell
         self._counter = counter
         self._rooms: dict[str, _TypingRoom] = {}
 
@@ -47,6 +52,9 @@ class Typing:
             here.timers[user_id] = asyncio.get_running_loop().call_later(
                 min(timeout_ms, MAX_TIMEOUT_MS) / 1000, self._expire, here, user_id
             )
+        if running is not None or timeout_ms is not None:
+            # Again too when somebody goes on: other servers let it expire as this one does.
+            self._tell(room, user_id, timeout_ms is not None)
         if (running is None) == (timeout_ms is None):
             return
         self._publish(here)
@@ -64,6 +72,7 @@ class Typing:
 
     def _expire(self, here: _TypingRoom, user_id: UserID) -> None:
         if here.timers.pop(user_id, None) is not None:
+            self._tell(here.room, user_id, False)  # noqa: FBT003 (a value, not a switch)
             self._publish(here)
 
     def _publish(self, here: _TypingRoom) -> None:

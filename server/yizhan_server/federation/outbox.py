@@ -45,8 +45,13 @@ log = logging.getLogger(__name__)
 NAME = "federation"
 MAX_PDUS = 50
 MAX_EDUS = 100
+MAX_STORED_EDUS = 50
+MAX_STREAM_EDUS = 40
 PAGE = 500
 """Events of ours that the follower looks at in one step."""
+
+MAX_FLEETING = 1000
+"""EDUs that need not arrive that wait for one server; beyond, the oldest give way."""
 
 RETRY_S = 60.0
 """After an answer that is no sign of death, and yet not the right one."""
@@ -55,8 +60,10 @@ RETRY_S = 60.0
 class StreamEdus(Protocol):
     """What EDUs the stream owes a server, beside events: changes of devices and keys."""
 
-    async def owed(self, server: ServerName, after: int, upto: int) -> list[JsonObject]:
-        """Return the EDUs of (after, upto]."""
+    async def owed(
+        self, server: ServerName, after: int, upto: int, limit: int
+    ) -> tuple[list[JsonObject], int]:
+        """Return the first EDUs of (after, upto], about `limit`, and up to where these are all."""
         ...
 
     async def concerned(self, after: int, upto: int) -> set[ServerName]:
@@ -108,7 +115,11 @@ class Outbox:
                 continue
             if self._clock.now_ms() < self._destinations.retry_ms(server):
                 continue
-            self._fleeting[server][subject] = edu
+            waiting = self._fleeting[server]
+            waiting.pop(subject, None)
+            waiting[subject] = edu
+            if len(waiting) > MAX_FLEETING:
+                del waiting[next(iter(waiting))]
             self.wake(server)
 
     async def _follow(self) -> None:
@@ -163,7 +174,7 @@ class Outbox:
                     continue
                 busy = None
             if busy is None:
-                fleeting = self._take_fleeting(server)
+                fleeting = self._take_fleeting(server, MAX_EDUS)
                 if not fleeting:
                     break
                 await self._send(server, _txn_id(), self._body([], fleeting), give_up=True)
@@ -187,31 +198,37 @@ class Outbox:
         events = await storage.own_events_for(self._db, server, busy.sent_pos, upto, MAX_PDUS)
         if len(events) == MAX_PDUS:
             upto = events[-1].pos
-        pdus = [event.pdu.raw for event in events if is_owed(event, server)]
-        waiting = await storage.first_edus(self._db, server, MAX_EDUS // 2)
+        waiting = await storage.first_edus(self._db, server, MAX_STORED_EDUS)
         edus: list[JsonObject] = []
         for source in self._edus:
-            edus += await source.owed(server, busy.sent_pos, upto)
+            # One source is enough so far; each further one would have to share the limit.
+            owed, upto = await source.owed(server, busy.sent_pos, upto, MAX_STREAM_EDUS)
+            edus += owed
+        pdus = [e.pdu.raw for e in events if e.pos <= upto and is_owed(e, server)]
         edus += [orjson.loads(edu) for _, edu in waiting]
         tx = Transaction()
         if not pdus and not edus:
             if upto == self._stream.position:
-                # No event can have come since the look: nothing here was awaited after it.
+                # What came since the look has a position, and would show.
                 storage.delete_busy(tx, server)
                 await self._db.commit(tx)
                 return await storage.find_busy(self._db, server) is not None
             storage.advance_sent(tx, server, upto)
             await self._db.commit(tx)
             return True
-        edus += self._take_fleeting(server)[: MAX_EDUS - len(edus)]
+        edus += self._take_fleeting(server, MAX_EDUS - len(edus))
         last = waiting[-1][0] if waiting else 0
         storage.store_transaction(tx, server, _txn_id(), self._body(pdus, edus), upto, last)
         with suppress(GuardFailed):
             await self._db.commit(tx)
         return True
 
-    def _take_fleeting(self, server: ServerName) -> list[JsonObject]:
-        return list(self._fleeting.pop(server, {}).values())[:MAX_EDUS]
+    def _take_fleeting(self, server: ServerName, limit: int) -> list[JsonObject]:
+        waiting = self._fleeting.pop(server, {})
+        taken = [waiting.pop(subject) for subject in list(waiting)[:limit]]
+        if waiting:
+            self._fleeting[server] = waiting
+        return taken
 
     def _body(self, pdus: Sequence[JsonObject], edus: Sequence[JsonObject]) -> bytes:
         return orjson.dumps(

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import BadJson, MatrixError
 from yizhan_server.protocol.event import InvalidPdu, parse_pdu
-from yizhan_server.protocol.identifiers import ServerName
+from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName
 from yizhan_server.rooms.handshakes.inviting import Inviting
 from yizhan_server.rooms.incoming.reception import Reception
 from yizhan_server.rooms.incoming.verification import Verification
@@ -143,6 +143,8 @@ class IncomingTransactions:
                 await receiver(origin, content)
             except MatrixError as error:
                 log.info("edu refused", extra={"origin": origin, "why": error.errcode})
+            except InvalidIdentifier:
+                log.info("edu refused", extra={"origin": origin, "why": "identifier"})
 
 
 def _ids(room: Room, raws: Sequence[JsonObject]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What time undoes: originals of redacted events, and transaction ids that nobody repeats.
+"""What time undoes: originals of redacted events, and numbers of what nobody repeats.
 
 A redacted event is shown pruned at once; its original is kept for a while, so that an abuse
 that its author redacted can still be looked into, and is then overwritten.
@@ -13,11 +13,14 @@ from yizhan_server.clock import Clock
 from yizhan_server.protocol.event import redact_pdu
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
 from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import to_device as stored_to_device
 
 EVERY_S = 3600
 BATCH = 100
 TXN_LIFETIME_MS = 24 * 3600 * 1000
 DAY_MS = 24 * 3600 * 1000
+RECEIVED_LIFETIME_MS = 90 * DAY_MS
+"""A server that was cut off for so long may send the same message again."""
 
 
 class Housekeeping:
@@ -38,6 +41,7 @@ class Housekeeping:
         """Erase what is due."""
         tx = Transaction()
         stored_events.delete_transactions(tx, self._clock.now_ms() - TXN_LIFETIME_MS)
+        stored_to_device.forget_received(tx, self._clock.now_ms() - RECEIVED_LIFETIME_MS)
         await self._db.commit(tx)
         due_ms = self._clock.now_ms() - self._retention_ms
         while due := await stored_events.redacted_before(self._db, due_ms, BATCH):

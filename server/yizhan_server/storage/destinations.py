@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from yizhan_database import Database, Transaction, in_list
+from yizhan_database import Database, Pos, Transaction, in_list
 from yizhan_server.protocol.event import Pdu, redact_pdu
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
 from yizhan_server.storage.events import LOCAL, REDACTED, join_pdu
@@ -137,8 +137,8 @@ def delete_busy(tx: Transaction, server: str) -> None:
     )
 
 
-def append_edus(tx: Transaction, edus: list[tuple[str, int, bytes]], follower: str) -> None:
-    """Queue EDUs (server, number, JSON) that must arrive, and note that their servers are busy.
+def append_edus(tx: Transaction, edus: list[tuple[str, Pos, bytes]], follower: str) -> None:
+    """Queue EDUs (server, position, JSON) that must arrive, and note their servers as busy.
 
     One that was not has been sent everything that `follower`, who notes such things, has seen.
     """

@@ -87,3 +87,24 @@ async def shares_a_room(db: Database, one: str, other: str) -> bool:
         one, other,
     )  # fmt: skip
     return row is not None
+
+
+async def servers_of_user(db: Database, user_id: str) -> list[str]:
+    """Return the servers that are in a room with a user."""
+    rows = await db.rows(
+        "SELECT DISTINCT s.server FROM membership AS m JOIN room_server AS s"
+        " ON s.room = m.room AND s.to_pos = 0 WHERE m.user_id = ? AND m.membership = 'join'",
+        user_id,
+    )
+    return [server for (server,) in rows]
+
+
+async def is_in_room_with(db: Database, server: str, user_id: str) -> bool:
+    """Whether a server is in some room with a user."""
+    row = await db.row(
+        "SELECT 1 FROM membership AS m JOIN room_server AS s"
+        " ON s.room = m.room AND s.server = ? AND s.to_pos = 0"
+        " WHERE m.user_id = ? AND m.membership = 'join' LIMIT 1",
+        server, user_id,
+    )  # fmt: skip
+    return row is not None

@@ -72,3 +72,17 @@ def delete_all_messages(tx: Transaction, user_id: str, device_ids: Collection[st
             "DELETE FROM to_device WHERE user_id = ? AND device_id IN (??)", user_id, device_ids
         )
     )
+
+
+def append_received(tx: Transaction, origin: str, message_id: str, now_ms: int) -> None:
+    """Note that another server's message has come. A guard: it fails if it had come before."""
+    tx.guard(
+        "INSERT INTO received_message (origin, message_id, received_ms) VALUES (?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        origin, message_id, now_ms,
+    )  # fmt: skip
+
+
+def forget_received(tx: Transaction, before_ms: int) -> None:
+    """Forget which messages had come before a time."""
+    tx.execute("DELETE FROM received_message WHERE received_ms < ?", before_ms)
