@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from yizhan_server.protocol.identifiers import ServerName, UserID
 from yizhan_server.protocol.signing import SigningKey, VerifyKey, verify_signed_json
+from yizhan_testing.beside_synapse import signs_in, start_synapse
 from yizhan_testing.certificates import CertificateAuthority
 from yizhan_testing.crypto_identity import CryptoDevice
 from yizhan_testing.homeserver import HomeserverInProcess, Person, homeserver_in_process
 from yizhan_testing.media import encoded, gradient, uploads
-from yizhan_testing.synapse import Synapse, free_port
+from yizhan_testing.synapse import Synapse
 from yizhan_testing.synapse_rooms import go_through_rooms
 
 JsonObject = dict[str, Any]
@@ -40,46 +40,6 @@ async def over_tls(
         yield
     finally:
         await runner.cleanup()
-
-
-async def start_synapse(folder: Path, authority: CertificateAuthority) -> Synapse:
-    """Start a Synapse that is named by its address and serves other servers there."""
-    port = free_port()
-    certificate, key = authority.issue("127.0.0.1")
-    client_port = free_port()
-    listeners = [
-        {"port": client_port, "type": "http", "bind_addresses": ["127.0.0.1"],
-         "resources": [{"names": ["client"]}]},
-        {"port": port, "type": "http", "tls": True, "bind_addresses": ["127.0.0.1"],
-         "resources": [{"names": ["federation"]}]},
-    ]  # fmt: skip
-    options = {
-        "listeners": listeners,
-        "tls_certificate_path": str(certificate),
-        "tls_private_key_path": str(key),
-        "federation_custom_ca_list": [str(authority.file)],
-        "ip_range_blocklist": [],
-        "ip_range_blacklist": [],
-        "federation_ip_range_blacklist": [],
-        "allow_public_rooms_over_federation": True,
-    }
-    synapse = Synapse(folder, f"127.0.0.1:{port}", options)
-    synapse.port = client_port
-    synapse.base_url = f"http://127.0.0.1:{client_port}"
-    synapse.configure()
-    await synapse.run()
-    return synapse
-
-
-async def signs_in(synapse: Synapse, http: aiohttp.ClientSession, localpart: str) -> Person:
-    user_id = await synapse.register(localpart, "correct horse")
-    body = {"type": "m.login.password", "password": "correct horse",
-            "identifier": {"type": "m.id.user", "user": user_id}}  # fmt: skip
-    url = f"{synapse.base_url}/_matrix/client/v3/login"
-    async with http.post(url, json=body) as response:
-        answer = await response.json()
-        assert response.status == 200, answer
-    return Person(http, synapse.base_url, user_id, answer["device_id"], answer["access_token"], "")
 
 
 async def test_a_synapse_and_this_server_ask_each_other(tmp_path: Path) -> None:

@@ -320,14 +320,13 @@ def configure(folder: Path, **settings: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_secrets(folder)
     lines = {
+        "server_name": '"localhost"',
         "listen.client": '"127.0.0.1:0"',
         "rate_limits.enabled": "false",
         "rooms.encrypt_by_default": '"off"',
         **settings,
     }
-    text = 'server_name = "localhost"\n' + "".join(
-        f"{key} = {value}\n" for key, value in lines.items()
-    )
+    text = "".join(f"{key} = {value}\n" for key, value in lines.items())
     (folder / "yizhan.toml").write_text(text)
 
 

@@ -73,6 +73,8 @@ class Peer:
     """While set, it answers 502 to everything."""
     answers: dict[tuple[str, str], JsonObject | Handler] = field(default_factory=dict)
     """By method and path."""
+    handlers_below: dict[str, Handler] = field(default_factory=dict)
+    """By the beginning of the path, for paths that the homeserver makes up."""
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def published(self, *, now_ms: int | None = None) -> JsonObject:
@@ -130,6 +132,9 @@ class Peer:
         if self.is_down:
             return web.Response(status=502)
         answer = self.answers.get((request.method, path))
+        if answer is None:
+            below = self.handlers_below.items()
+            answer = next((each for prefix, each in below if path.startswith(prefix)), None)
         if answer is None and path == "/_matrix/key/v2/server":
             answer = self.published()
         if answer is None:

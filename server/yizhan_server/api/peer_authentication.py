@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from yizhan_server.protocol.errors import Forbidden, MatrixError
+from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError
 from yizhan_server.protocol.request_signing import (
+    InvalidServerName,
     MalformedAuthorization,
     RequestSignature,
     parse_authorization,
@@ -49,13 +50,16 @@ class PeerAuthentication:
     def read_claim(self, request: web.BaseRequest) -> RequestSignature:
         """Return what the request says of its origin, not yet proven.
 
-        Answers M_UNAUTHORIZED if it says nothing, and M_FORBIDDEN to a server that is not let in.
+        Answers M_UNAUTHORIZED if it says nothing, M_INVALID_PARAM if what it names can be no
+        server, and M_FORBIDDEN to a server that is not let in.
         """
         header = request.headers.get("Authorization")
         if header is None:
             raise _unauthorized("The request is not signed")
         try:
             claimed = parse_authorization(header)
+        except InvalidServerName as error:
+            raise InvalidParam(f"Invalid server name: {error}") from None
         except MalformedAuthorization as error:
             raise _unauthorized(f"Malformed Authorization header: {error}") from None
         if claimed.destination not in (None, self._server_name):

@@ -91,7 +91,7 @@ PEER_LIMIT = "federation"
 class Reply:
     """An answer that is not simply 200 with JSON."""
 
-    body: JsonObject | bytes | None = None
+    body: JsonObject | list[Any] | bytes | None = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: web.StreamResponse | None = None
@@ -207,7 +207,7 @@ class Call(Generic[Body]):
         return Reader(readable, self.requester.device_id)
 
 
-Answer = JsonObject | bytes | Reply
+Answer = JsonObject | list[Any] | bytes | Reply
 OnError = Callable[[web.BaseRequest, MatrixError], Reply]
 Handler = Callable[[Call[Any]], Awaitable[Answer]]
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Any]])
@@ -510,7 +510,7 @@ class Wrapper:
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         if reply.stream is not None:
             return reply.stream
-        body = orjson.dumps(reply.body) if isinstance(reply.body, dict) else reply.body
+        body = orjson.dumps(reply.body) if isinstance(reply.body, dict | list) else reply.body
         headers = {**JSON_HEADERS, **reply.headers}
         if self._compress and route.may_compress and body is not None:
             body, headers = await encoded(request, body, headers)

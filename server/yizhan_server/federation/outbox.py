@@ -273,19 +273,19 @@ def recipients(event: OwnEvent, stays: Iterable[tuple[str, int, int]]) -> set[st
         if start < event.pos and (end == 0 or end >= event.pos)
     }
     target = _uninvited(event)
-    return servers if target is None else servers | {target}
+    if target is not None:
+        servers.add(target)
+    servers.discard(server_name_of(event.pdu.sender) or "")
+    return servers
 
 
 def is_owed(event: OwnEvent, server: ServerName) -> bool:
     """Whether an event found by `own_events_for` is owed to the server.
 
-    That finds all member events of the server's users; invitations go another way.
+    That finds all member events of the server's users. Those that it has signed itself, and that
+    this server only passes on to the others, it has.
     """
-    if event.pdu.type != "m.room.member" or event.pdu.state_key is None:
-        return True
-    if server_name_of(event.pdu.state_key) != server:
-        return True
-    return event.pdu.membership in ("leave", "ban") or server_name_of(event.pdu.sender) != server
+    return server_name_of(event.pdu.sender) != server
 
 
 def _uninvited(event: OwnEvent) -> ServerName | None:

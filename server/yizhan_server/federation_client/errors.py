@@ -40,3 +40,13 @@ class RemoteRefused(RemoteFailure):
         self.error = error if isinstance(error, str) else ""
         self.body = body
         super().__init__(server, f"{status} {self.errcode}")
+
+    @property
+    def is_unknown_endpoint(self) -> bool:
+        """Whether the server does not know the endpoint, rather than what was asked for.
+
+        Old ones answer that with the bare status.
+        """
+        if self.status not in (404, 405):
+            return False
+        return self.errcode == "M_UNRECOGNIZED" or "errcode" not in self.body

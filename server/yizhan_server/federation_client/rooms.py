@@ -10,6 +10,7 @@ Rooms (Rejecting Invites)", "Third-party invites", "Policy servers".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -21,6 +22,7 @@ from yizhan_server.federation_client.answers import (
     parse_object,
     parse_typed,
 )
+from yizhan_server.federation_client.errors import RemoteRefused
 from yizhan_server.federation_client.events import MAX_STATE_BYTES
 from yizhan_server.federation_client.requests import Question, Requests, body_of, path_of
 from yizhan_server.protocol.canonical_json import JsonObject
@@ -99,7 +101,14 @@ class RoomRequests:
             timeout_seconds=self._transfer_timeout_seconds,
             max_bytes=MAX_STATE_BYTES,
         )
-        answer = await self._requests.ask(server, question)
+        try:
+            answer = await self._requests.ask(server, question)
+        except RemoteRefused as refusal:
+            if not refusal.is_unknown_endpoint:
+                raise
+            old = replace(question, path=path_of(f"{_V1}/send_join", room_id, event_id), query=[])
+            answer = await self._requests.ask(server, old)
+            return (await parse_large_answer(server, answer, tuple[Literal[200], SentJoin]))[1]
         return await parse_large_answer(server, answer, SentJoin)
 
     async def send_leave(
@@ -107,7 +116,13 @@ class RoomRequests:
     ) -> None:
         """Send a signed leave."""
         path = path_of(f"{_V2}/send_leave", room_id, event_id)
-        await self._requests.ask(server, self._put(path, event))
+        try:
+            await self._requests.ask(server, self._put(path, event))
+        except RemoteRefused as refusal:
+            if not refusal.is_unknown_endpoint:
+                raise
+            path = path_of(f"{_V1}/send_leave", room_id, event_id)
+            await self._requests.ask(server, self._put(path, event))
 
     async def send_knock(
         self, server: ServerName, room_id: RoomID, event_id: EventID, event: JsonObject

@@ -43,6 +43,10 @@ class MalformedAuthorization(ValueError):
     """The header is not one that the scheme X-Matrix allows."""
 
 
+class InvalidServerName(MalformedAuthorization):
+    """The header says whose the request is, but that can be no server."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestSignature:
     """What a request's Authorization header says; nothing of it is proven yet."""
@@ -96,7 +100,10 @@ def signed_object(
 
 
 def parse_authorization(header: str) -> RequestSignature:
-    """Return what an Authorization header claims. Raises MalformedAuthorization."""
+    """Return what an Authorization header claims.
+
+    Raises MalformedAuthorization, or InvalidServerName if only the names in it are wrong.
+    """
     scheme, _, rest = header.partition(" ")
     if scheme.lower() != _SCHEME:
         raise MalformedAuthorization("the scheme is not X-Matrix")
@@ -118,7 +125,7 @@ def parse_authorization(header: str) -> RequestSignature:
             signature,
         )
     except InvalidIdentifier as error:
-        raise MalformedAuthorization(str(error)) from None
+        raise InvalidServerName(str(error)) from None
 
 
 def check_request_signature(

@@ -66,6 +66,11 @@ async def find_redaction_target(
     return RedactionTarget(redaction.redacts, target)
 
 
+def is_redaction(pdu: Pdu) -> bool:
+    """Whether an event names another one to be pruned."""
+    return pdu.type == "m.room.redaction" and pdu.redacts is not None
+
+
 async def find_remote_target(
     db: Database, room: Room, redaction: Pdu, state: StateSource
 ) -> RedactionTarget | None:
@@ -74,8 +79,9 @@ async def find_remote_target(
     Without its event the target is not here yet: the redaction waits for it. `state` is that
     before the redaction.
     """
-    if redaction.type != "m.room.redaction" or redaction.redacts is None:
+    if not is_redaction(redaction):
         return None
+    assert redaction.redacts is not None, "a redaction names something"
     found = await find_event(db, redaction.redacts)
     if found is None:
         return RedactionTarget(redaction.redacts, None)

@@ -61,11 +61,18 @@ class ServerAccess:
             raise Forbidden("Your server is not in the room")
         return RoomOfServer(room, server)
 
-    async def access_resident_room(self, server: ServerName, room_id: str) -> Room:
-        """Return a room that this server can let others into, or answer M_NOT_FOUND."""
+    async def access_resident_room(
+        self, server: ServerName, room_id: str, *, even_if_empty: bool = False
+    ) -> Room:
+        """Return a room that this server can let others into, or answer M_NOT_FOUND.
+
+        With `even_if_empty` also one that everybody has left, for those who are still invited.
+        """
         room = await self._rooms.find(room_id)
         if room is None or not await self.is_here(room):
             raise NotFound("This server is not in the room")
+        if not even_if_empty and self._server_name not in await self.servers_in(room):
+            raise NotFound("Everybody has left the room")
         await check_server_acl(room, server)
         return room
 

@@ -57,11 +57,11 @@ class ServingEvents:
     async def state_before(self, of: RoomOfServer, event_id: str) -> StateBefore:
         """Return the state before an event with its auth chain; M_NOT_FOUND if unknown."""
         event = await self._access.get_room_event(of, event_id)
-        if event.line is None or event.seq is None:
+        if event.line is None or event.seq is None or event.flags & REJECTED:
             raise NotFound("The state at this event is not known")
         # The state after a state event is one place further than that before it.
-        moves = event.pdu.is_state and not event.flags & REJECTED
-        return await self.state_at(of.room, Point(event.line, event.seq - int(moves)))
+        before = event.seq - int(event.pdu.is_state)
+        return await self.state_at(of.room, Point(event.line, before))
 
     async def state_at(self, room: Room, point: Point) -> StateBefore:
         """Return the state at a place, with its auth chain."""

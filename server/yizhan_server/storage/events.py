@@ -285,6 +285,21 @@ async def known_pdus(
     return found
 
 
+async def of_other_rooms(db: Database, room: int, event_ids: Collection[str]) -> set[EventID]:
+    """Return those of these events that are here, but in another room."""
+    found: set[EventID] = set()
+    wanted = list(event_ids)
+    for start in range(0, len(wanted), 500):
+        rows = await db.rows(
+            *in_list(
+                "SELECT event_id, room FROM event WHERE event_id IN (??)",
+                wanted[start : start + 500],
+            )
+        )
+        found.update(EventID(event_id) for event_id, of_room in rows if of_room != room)
+    return found
+
+
 async def events_after(
     db: Database, room: int, after: int, upto: int, limit: int
 ) -> list[StoredEvent]:

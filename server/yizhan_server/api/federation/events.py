@@ -23,8 +23,8 @@ routes = make_routes()
 class MissingEventsBody(msgspec.Struct):
     """POST /get_missing_events."""
 
-    earliest_events: list[str]
-    latest_events: list[str]
+    earliest_events: list[str] = []
+    latest_events: list[str] = []
     limit: int = 10
     min_depth: int = 0
 
@@ -47,8 +47,9 @@ async def get_event_auth(call: Call[None]) -> JsonObject:
 @routes.get("/v1/state/{room_id}")
 async def get_state(call: Call[None]) -> JsonObject:
     """Give the state before an event, with its auth chain."""
+    event_id = call.query_required("event_id")
     of, serving = await _shared_room(call), call.services.serving_events
-    before = await serving.state_before(of, call.query_required("event_id"))
+    before = await serving.state_before(of, event_id)
     return {
         "pdus": _raw(await serving.pdus(of.room, before.state)),
         "auth_chain": _raw(await serving.pdus(of.room, before.auth_chain)),
@@ -58,8 +59,9 @@ async def get_state(call: Call[None]) -> JsonObject:
 @routes.get("/v1/state_ids/{room_id}")
 async def get_state_ids(call: Call[None]) -> JsonObject:
     """Give the same by event IDs."""
+    event_id = call.query_required("event_id")
     of, serving = await _shared_room(call), call.services.serving_events
-    before = await serving.state_before(of, call.query_required("event_id"))
+    before = await serving.state_before(of, event_id)
     return {
         "pdu_ids": await serving.event_ids(before.state),
         "auth_chain_ids": await serving.event_ids(before.auth_chain),

@@ -31,9 +31,9 @@ async def publish_keys(call: Call[None]) -> JsonObject:
     return call.services.notary.publish()
 
 
-@routes.get("/v2/query/{server_name}", limit=PEER_LIMIT)
+@routes.get("/v2/query/{server_name}", limit=PEER_LIMIT, also=("/v2/query/{server_name}/{key_id}",))
 async def query_keys_of_one(call: Call[None]) -> JsonObject:
-    """Tell the keys of one server."""
+    """Tell the keys of one server; older servers name one of them."""
     server = parse_server_name(call.path["server_name"])
     minimum = call.query("minimum_valid_until_ts")
     until_ms = None if minimum is None else call.query_int("minimum_valid_until_ts", 0)

@@ -57,6 +57,12 @@ async def send_join(call: Call[JsonObject]) -> JsonObject:
     return answer
 
 
+@routes.put("/v1/send_join/{room_id}/{event_id}", body=dict)
+async def send_join_v1(call: Call[JsonObject]) -> list[Any]:
+    """Take a join in the form of servers from before 2020, which the specification has dropped."""
+    return [200, await send_join(call)]
+
+
 @routes.get("/v1/make_leave/{room_id}/{user_id}")
 async def make_leave(call: Call[None]) -> JsonObject:
     """Suggest a leave."""
@@ -70,6 +76,12 @@ async def send_leave(call: Call[JsonObject]) -> JsonObject:
         call.origin, call.path["room_id"], call.path["event_id"], call.body
     )
     return {}
+
+
+@routes.put("/v1/send_leave/{room_id}/{event_id}", body=dict)
+async def send_leave_v1(call: Call[JsonObject]) -> list[Any]:
+    """Take a leave in the form of servers from before 2020."""
+    return [200, await send_leave(call)]
 
 
 @routes.get("/v1/make_knock/{room_id}/{user_id}")

@@ -121,18 +121,18 @@ class Inviting:
             )  # fmt: skip
         pdu = await self._verification.verify_one(raw, version)
         target = _target(pdu, origin, room_id, event_id, self._server_name)
-        await users.check_invitable(target)
-        signed = await self._verification.verify_one(
-            sign_event(pdu.raw, version, self._server_name, self._signing_key), version
-        )
         known = await self._rooms.find(room_id)
         if known is not None:
             if known.version is not version:
                 raise InvalidParam("The room is of another version")
             await check_server_acl(known, origin)
-            if await self._access.is_here(known):
-                # It comes to the room, and so to this server, from the one that asks.
-                return signed.raw
+        await users.check_invitable(target)
+        signed = await self._verification.verify_one(
+            sign_event(pdu.raw, version, self._server_name, self._signing_key), version
+        )
+        if known is not None and await self._access.is_here(known):
+            # It comes to the room, and so to this server, from the one that asks.
+            return signed.raw
         room = known or await self._adoption.known_room(room_id, version)
         membership = await self._out_of_band.membership(room, target)
         if membership is not None and membership.membership == "ban":

@@ -81,7 +81,7 @@ class Residing:
 
     async def make_leave(self, origin: ServerName, room_id: str, user_id: UserID) -> JsonObject:
         """Return a leave, usually of somebody who rejects an invitation."""
-        room = await self._room_for(origin, room_id, user_id)
+        room = await self._room_for(origin, room_id, user_id, even_if_empty=True)
         return await self._template(room, user_id, {"membership": "leave"})
 
     async def make_knock(
@@ -110,7 +110,7 @@ class Residing:
         self, origin: ServerName, room_id: str, event_id: str, raw: JsonObject
     ) -> None:
         """Take a leave and pass it on to the room."""
-        room = await self._access.access_resident_room(origin, room_id)
+        room = await self._access.access_resident_room(origin, room_id, even_if_empty=True)
         await self._take(origin, room, event_id, raw, "leave")
 
     async def send_knock(
@@ -121,10 +121,12 @@ class Residing:
         await self._take(origin, room, event_id, raw, "knock")
         return [event.raw for event in await described_by(room)]
 
-    async def _room_for(self, origin: ServerName, room_id: str, user_id: UserID) -> Room:
+    async def _room_for(
+        self, origin: ServerName, room_id: str, user_id: UserID, *, even_if_empty: bool = False
+    ) -> Room:
         if server_name_of(user_id) != origin:
             raise Forbidden("The user is not of your server")
-        return await self._access.access_resident_room(origin, room_id)
+        return await self._access.access_resident_room(origin, room_id, even_if_empty=even_if_empty)
 
     async def _template(self, room: Room, user_id: UserID, content: dict[str, Any]) -> JsonObject:
         pdu = await self._writer.build(room, Draft(user_id, "m.room.member", content, user_id))

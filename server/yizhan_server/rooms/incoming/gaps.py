@@ -65,17 +65,22 @@ class Gaps:
         """
         found = {pdu.event_id: pdu for pdu in pdus}
         latest = list(found)
+        withheld: set[EventID] = set()
         for _ in range(ROUNDS):
             missing = await self._missing_before(room, found.values())
             if not missing:
                 break
-            fetched = await self._fetch_before(origin, room, found, latest)
-            fresh = {pdu.event_id: pdu for pdu in fetched if pdu.event_id not in found}
+            fetched = await self._fetch_before(origin, room, latest)
+            fresh = {pdu.event_id: pdu for pdu in fetched or () if pdu.event_id not in found}
             if not fresh:
+                if fetched is not None and len(found) == len(pdus):
+                    # It has what its own event follows, and does not show it: nothing that it
+                    # says of the state there is worth more.
+                    withheld = missing
                 break
             found |= fresh
             latest = list(fresh)
-        missing = await self._missing_before(room, found.values())
+        missing = await self._missing_before(room, found.values()) - withheld
         after_gap = frozenset(
             event_id for event_id, pdu in found.items() if missing & set(pdu.prev_events)
         )
@@ -90,6 +95,7 @@ class Gaps:
         named = {event_id for pdu in given.values() for event_id in pdu.auth_events}
         unknown = named - given.keys()
         unknown -= (await self._known(room, unknown)).keys()
+        unknown -= await stored_events.of_other_rooms(self._db, room.nid, unknown)
         while unknown:
             wanting = next(pdu for pdu in given.values() if unknown & set(pdu.auth_events))
             try:
@@ -116,8 +122,9 @@ class Gaps:
         return await stored_events.known_pdus(self._db, room.nid, event_ids, room.version)
 
     async def _fetch_before(
-        self, origin: ServerName, room: Room, found: Collection[EventID], latest: list[EventID]
-    ) -> list[Pdu]:
+        self, origin: ServerName, room: Room, latest: list[EventID]
+    ) -> list[Pdu] | None:
+        """Return events before `latest`; None if the server did not answer."""
         earliest = [EventID(each.event_id) for each in room.committed.extremities]
         try:
             raws = await self._requests.missing_events(
@@ -125,7 +132,7 @@ class Gaps:
             )
         except RemoteFailure as failure:
             log.info("missing events not obtained", extra={"why": str(failure)})
-            return []
+            return None
         return await self._verification.verified(raws[:PER_ROUND], room.version, room.room_id)
 
     async def _anchor(self, origin: ServerName, room: Room, event_id: EventID) -> None:

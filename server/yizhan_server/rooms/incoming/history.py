@@ -22,6 +22,7 @@ from yizhan_server.rooms.incoming.judgement import (
     AuthEventsMissing,
     check_by_auth_events,
     check_by_state,
+    judge_by_auth_events,
 )
 from yizhan_server.rooms.incoming.outliers import sorted_by_auth
 from yizhan_server.rooms.point_state import PointState
@@ -97,26 +98,42 @@ class History:
                 tx = Transaction()
             merged = await self._difference(room, numbers)
             state = PointState(self._db, self._keys, room.version, merged)
+            flags = 0 if stored is None else stored.flags
             try:
                 create = await state.event(CREATE)
-                check_by_auth_events(
-                    edge, known, None if create is None else create.pdu, room.version
-                )
+                await judge_by_auth_events(
+                    self._db, room.nid, edge, known, None if create is None else create.pdu,
+                    room.version,
+                )  # fmt: skip
                 await check_by_state(state.event, edge, room.version)
-            except (AuthEventsMissing, AuthRuleRejection):
+            except AuthEventsMissing:
                 log.info("history event refused", extra={"event_id": edge.event_id})
                 return
+            except AuthRuleRejection as rejection:
+                # Those that follow it may be right all the same.
+                flags = REJECTED
+                log.info(
+                    "event rejected",
+                    extra={
+                        "event_id": edge.event_id,
+                        "room_id": room.room_id,
+                        "rule": rejection.rule,
+                    },
+                )
             point = await point_of_merge(self._db, self._numbers, tx, room.nid, merged)
             nid = await self._numbers.next("event") if stored is None else stored.nid
-            if edge.state_key is not None:
+            if edge.state_key is not None and not flags & REJECTED:
                 key = await self._keys.intern(tx, edge.key)
                 point = await point_after(
                     self._db, self._numbers, tx, room.nid, point,
                     is_line_head=bool(merged.changes),
                 )  # fmt: skip
                 stored_state.append_state(tx, point, {key: nid})
-            await self._store(tx, room, edge, stored, point, nid)
-            await self._note_edges(tx, room, [edge])
+            if flags & REJECTED:
+                await self._store_rejected(tx, room, edge, stored, point, nid)
+            else:
+                await self._store(tx, room, edge, stored, point, nid)
+                await self._note_edges(tx, room, [edge])
             await self._db.commit(tx)
 
     async def _difference(self, room: Room, wanted: Mapping[int, int]) -> Merge:
@@ -154,6 +171,26 @@ class History:
         stored_events.append_event(
             tx, nid=nid, room=room.nid, pos=pos, pdu=pdu, line=line, seq=seq,
             relation=stored_events.relation_of(pdu.content), flags=flags, client=client, rest=rest,
+        )  # fmt: skip
+
+    async def _store_rejected(
+        self,
+        tx: Transaction,
+        room: Room,
+        pdu: Pdu,
+        stored: KnownPdu | None,
+        point: Point,
+        nid: int,
+    ) -> None:
+        """Keep an event that nobody sees, with the state that it leaves as it was."""
+        if stored is not None:
+            stored_events.note_place(tx, nid, point.line, point.seq, REJECTED)
+            return
+        client, rest = stored_events.split_pdu(pdu)
+        stored_events.append_event(
+            tx, nid=nid, room=room.nid, pos=None, pdu=pdu, line=point.line, seq=point.seq,
+            relation=stored_events.relation_of(pdu.content), flags=REJECTED,
+            client=client, rest=rest,
         )  # fmt: skip
 
     async def _note_edges(self, tx: Transaction, room: Room, pdus: Iterable[Pdu]) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from yizhan_database import Database
 from yizhan_server.protocol.auth_events import auth_types_for_event
 from yizhan_server.protocol.auth_rules import check_auth, check_auth_events_selection
+from yizhan_server.protocol.errors import AuthRuleRejection
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import EventID
 from yizhan_server.protocol.room_version import RoomVersion
 from yizhan_server.rooms.power import StateSource
+from yizhan_server.storage import events as stored_events
 from yizhan_server.storage.events import REJECTED, KnownPdu
 from yizhan_server.storage.state import StateKey
 
@@ -62,3 +65,23 @@ def check_by_auth_events(
     if create is not None and not version.create_is_auth_event:
         state[CREATE] = create
     check_auth(pdu, state, version)
+
+
+async def judge_by_auth_events(
+    db: Database,
+    room: int,
+    pdu: Pdu,
+    known: Mapping[EventID, KnownPdu],
+    create: Pdu | None,
+    version: RoomVersion,
+) -> None:
+    """Do the same, and raise AuthRuleRejection also for an auth event that another room has."""
+    try:
+        check_by_auth_events(pdu, known, create, version)
+    except AuthEventsMissing:
+        missing = [event_id for event_id in pdu.auth_events if event_id not in known]
+        if await stored_events.of_other_rooms(db, room, missing):
+            raise AuthRuleRejection(
+                "auth_events.other_room", "an auth event of another room"
+            ) from None
+        raise

@@ -14,7 +14,7 @@ from yizhan_server.protocol.errors import AuthRuleRejection
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import EventID
 from yizhan_server.protocol.room_version import RoomVersion
-from yizhan_server.rooms.incoming.judgement import AuthEventsMissing, check_by_auth_events
+from yizhan_server.rooms.incoming.judgement import AuthEventsMissing, judge_by_auth_events
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage.events import REJECTED, KnownPdu
 from yizhan_server.storage.numbers import Numbers
@@ -50,7 +50,7 @@ class Outliers:
                 continue
             try:
                 flags = 0
-                check_by_auth_events(pdu, known, create, version)
+                await judge_by_auth_events(self._db, room, pdu, known, create, version)
             except AuthEventsMissing:
                 continue
             except AuthRuleRejection as rejection:

@@ -34,12 +34,17 @@ from yizhan_server.rooms.incoming.judgement import (
     AuthEventsMissing,
     check_by_auth_events,
     check_by_state,
+    judge_by_auth_events,
     permitting_state,
 )
 from yizhan_server.rooms.merging import Resolver, merge
 from yizhan_server.rooms.point_state import PointState
 from yizhan_server.rooms.recording import Batch, Recorder, settled
-from yizhan_server.rooms.redactions import find_remote_target, find_waiting_redaction
+from yizhan_server.rooms.redactions import (
+    find_remote_target,
+    find_waiting_redaction,
+    is_redaction,
+)
 from yizhan_server.rooms.room import LATEST, Head, Room, StateChanges, StateEvent
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
@@ -172,6 +177,8 @@ class Placing:
         except (AuthEventsMissing, AuthRuleRejection):
             return False
         target = await find_remote_target(self._db, room, pdu, batch.state_event)
+        if target is None and is_redaction(pdu):
+            return False
         nid = await self._numbers.next("event") if stored is None else stored.nid
         flags |= await self._pruned(batch, pdu)
         await self._recorder.record(
@@ -203,7 +210,9 @@ class Placing:
         stored = known.get(pdu.event_id)
         try:
             create = await state.event(("m.room.create", ""))
-            check_by_auth_events(pdu, known, None if create is None else create.pdu, version)
+            await judge_by_auth_events(
+                self._db, room.nid, pdu, known, None if create is None else create.pdu, version
+            )
             await check_by_state(state.event, pdu, version)
         except AuthEventsMissing:
             return Outcome.UNPLACEABLE
@@ -218,6 +227,10 @@ class Placing:
                 _log_refused("event soft-failed", pdu, rejection)
                 await self._store_beside(room, pdu, stored, before, SOFT_FAILED)
                 return Outcome.SOFT_FAILED
+        if is_redaction(pdu) and await find_remote_target(self._db, room, pdu, state.event) is None:
+            log.info("redaction that nothing permits", extra={"event_id": pdu.event_id})
+            await self._store_beside(room, pdu, stored, before, SOFT_FAILED)
+            return Outcome.SOFT_FAILED
         nid, point = await self._store_beside(room, pdu, stored, before, flags)
         known[pdu.event_id] = KnownPdu(nid, None, point.line, point.seq, flags, pdu)
         await self._show_beside(room, pdu, known[pdu.event_id], prevs, state)

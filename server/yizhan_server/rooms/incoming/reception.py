@@ -22,10 +22,7 @@ from yizhan_server.rooms.server_access import ServerAccess, check_server_acl
 
 log = logging.getLogger(__name__)
 
-REFUSED = {
-    Outcome.REJECTED: "rejected: not permitted in the room",
-    Outcome.UNPLACEABLE: "events that it refers to could not be obtained",
-}
+UNPLACEABLE = "events that it refers to could not be obtained"
 
 
 class Reception:
@@ -66,8 +63,9 @@ class Reception:
                 log.info("event dropped", extra={"origin": origin, "why": str(each)})
         outcomes = await self.receive_verified(origin, room, pdus)
         for pdu in pdus:
+            # A rejected event has been dealt with: it is kept, and never asked for again.
             outcome = outcomes.get(pdu.event_id, Outcome.UNPLACEABLE)
-            results[pdu.event_id] = REFUSED.get(outcome)
+            results[pdu.event_id] = UNPLACEABLE if outcome is Outcome.UNPLACEABLE else None
         return results
 
     async def receive_verified(

@@ -191,6 +191,11 @@ sub _write_config
       identity  => { allow => [ "*" ] },
       appservices => { registrations => \@registrations },
       outbound  => { allow => [ "127.0.0.0/8", "localhost" ] },
+      federation => {
+         allow             => [ "*" ],
+         private_addresses => [ "127.0.0.0/8" ],
+         trusted_ca_files  => [ getcwd() . "/keys/ca.crt" ],
+      },
    );
 
    if( my $cas = $self->{cas_config} ) {

@@ -1,0 +1,175 @@
+"""What is made of the events that another server sends, and does not send."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from yizhan_server.protocol.hashes import event_id_of
+from yizhan_server.protocol.room_version import ROOM_VERSIONS
+from yizhan_testing.homeserver import HomeserverInProcess, Person
+from yizhan_testing.peer import Peer
+from yizhan_testing.peer_rooms import V1, V2, PeerInRoom, path_of
+from yizhan_testing.polling import until
+
+JsonObject = dict[str, Any]
+
+
+async def timeline(person: Person, room: str) -> list[str]:
+    """Return the IDs of all events that a person is shown."""
+    page = await person.get(f"/v3/rooms/{quote(room, safe='')}/messages", dir="b", limit="100")
+    return [event["event_id"] for event in page["chunk"]]
+
+
+async def test_an_old_server_joins_and_leaves(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room, send_join=f"{V1}/send_join")
+    members = await alice.get(f"/v3/rooms/{quote(room)}/joined_members")
+    assert set(members["joined"]) == {alice.user_id, guest.user_id}
+
+    received = guest.received()
+    leave = guest.builds("m.room.member", {"membership": "leave"}, guest.user_id)
+    path = path_of(f"{V1}/send_leave", room, leave.event_id)
+    answered = await peer.asks(homeserver, "PUT", path, leave.raw)
+    assert (answered.status, answered.json) == (200, [200, {}])
+    # Nor does it get its own leave back, of a room that it has left.
+    other = await PeerInRoom.joins(peer, homeserver, await alice.creates_room(preset="public_chat"))
+    said = await alice.says(other.room, "for those who are here")
+
+    async def arrives() -> None:
+        assert said in [event_id_of(event, other.version) for event in received]
+
+    await until(alice, arrives)
+    assert {event["room_id"] for event in received} == {other.room}
+
+
+async def test_an_old_server_invites(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room, event_id, sender = f"!old:{peer.name}", f"$1:{peer.name}", f"@boss:{peer.name}"
+    raw: JsonObject = {
+        "room_id": room, "type": "m.room.member", "sender": sender,
+        "state_key": alice.user_id, "content": {"membership": "invite"}, "depth": 5,
+        "prev_events": [], "auth_events": [], "event_id": event_id, "origin": peer.name,
+    }  # fmt: skip
+    boss = PeerInRoom(peer, homeserver, room, ROOM_VERSIONS["1"], sender)
+    invite = boss.signs(raw)
+    path = path_of(f"{V1}/invite", room, event_id)
+    answered = await peer.asks(homeserver, "PUT", path, invite.raw)
+    assert answered.status == 200
+    assert answered.json[0] == 200
+    assert set(answered.json[1]["event"]["signatures"]) == {peer.name, homeserver.server_name}
+    assert (await alice.syncs()).room(room, "invite") != {}
+
+
+async def test_a_rejected_event_is_dealt_with_and_never_seen(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    rejected = guest.says("from nobody", sender=f"@stranger:{peer.name}")
+    follows = guest.says("from a guest")
+    assert await guest.sends(rejected) == {rejected.event_id: {}}
+    assert await guest.sends(follows) == {follows.event_id: {}}
+    shown = await timeline(alice, room)
+    assert follows.event_id in shown
+    assert rejected.event_id not in shown
+    for kind in ("state", "state_ids"):
+        path = path_of(f"{V1}/{kind}", room) + f"?event_id={quote(rejected.event_id)}"
+        answered = await peer.asks(homeserver, "GET", path)
+        assert (answered.status, answered.errcode) == (404, "M_NOT_FOUND")
+
+
+async def test_an_auth_event_of_another_room_authorises_nothing(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    first = await alice.creates_room(preset="public_chat")
+    second = await alice.creates_room(preset="public_chat")
+    there = await PeerInRoom.joins(peer, homeserver, first)
+    guest = await PeerInRoom.joins(peer, homeserver, second)
+    borrowed = there.state["m.room.member", guest.user_id]
+    auth = [guest.state["m.room.power_levels", ""], borrowed]
+    wrong = guest.says("by what authority?", auth=auth)
+    right = guest.says("by my own", after=[guest.state["m.room.member", guest.user_id]])
+    assert await guest.sends(wrong, right) == {wrong.event_id: {}, right.event_id: {}}
+    shown = await timeline(alice, second)
+    assert right.event_id in shown
+    assert wrong.event_id not in shown
+
+
+async def test_what_follows_events_that_its_server_withholds_is_not_taken(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    withheld = guest.says("you will never see this")
+    sent = guest.says("but this")
+    guest.gives_missing()
+    guest.gives_state()
+    assert list((await guest.sends(sent))[sent.event_id]) == ["error"]
+    assert peer.count(path_of(f"{V1}/state_ids", room)) == 0
+
+    guest.gives_missing(withheld)
+    assert await guest.sends(sent) == {sent.event_id: {}}
+    assert {withheld.event_id, sent.event_id} <= set(await timeline(alice, room))
+
+
+async def test_what_follows_a_rejected_event_behind_a_gap_is_taken(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    edge = guest.builds("m.room.topic", {"topic": "no power for this"}, "")
+    between = guest.says("between")
+    sent = guest.says("sent")
+    guest.gives_missing(between)
+    guest.gives_state()
+    assert await guest.sends(sent) == {sent.event_id: {}}
+    shown = await timeline(alice, room)
+    assert {between.event_id, sent.event_id} <= set(shown)
+    assert edge.event_id not in shown
+    refused = await alice.refused("GET", f"/v3/rooms/{quote(room)}/state/m.room.topic/")
+    assert refused.status == 404
+
+
+async def test_a_redaction_that_nothing_permits_is_not_shown(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="10")
+    said = await alice.says(room, "stays")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    redaction = guest.builds("m.room.redaction", {}, redacts=said)
+    follows = guest.says("anything gone?")
+    assert await guest.sends(redaction, follows) == {redaction.event_id: {}, follows.event_id: {}}
+    shown = await timeline(alice, room)
+    assert follows.event_id in shown
+    assert redaction.event_id not in shown
+    event = await alice.get(f"/v3/rooms/{quote(room)}/event/{quote(said)}")
+    assert event["content"]["body"] == "stays"
+
+
+async def test_nobody_is_let_into_a_room_that_everybody_has_left(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    path = path_of(f"{V1}/make_join", room, f"@guest:{peer.name}") + "?ver=12"
+    assert (await peer.asks(homeserver, "GET", path)).status == 200
+    await alice.leaves(room)
+    answered = await peer.asks(homeserver, "GET", path)
+    assert (answered.status, answered.errcode) == (404, "M_NOT_FOUND")
+
+
+async def test_a_server_that_is_shut_out_learns_nothing_of_who_is_here(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    await alice.sets(room, "m.room.server_acl", {"allow": ["*"], "deny": ["127.0.0.1*"]})
+    nobody = f"@nobody:{homeserver.server_name}"
+    invite = guest.builds("m.room.member", {"membership": "invite"}, nobody)
+    content = {"event": invite.raw, "room_version": "12", "invite_room_state": []}
+    path = path_of(f"{V2}/invite", room, invite.event_id)
+    answered = await peer.asks(homeserver, "PUT", path, content)
+    assert (answered.status, answered.errcode) == (403, "M_FORBIDDEN")
