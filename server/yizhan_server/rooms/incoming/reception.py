@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from yizhan_server.federation_client.answers import RawPdu
 from yizhan_server.protocol.canonical_json import JsonObject
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 UNPLACEABLE = "events that it refers to could not be obtained"
 
 
+GAP_S = 60
+"""Seconds that all requests for what is missing before some events may take together."""
+
+
 class Reception:
     """Takes events of rooms that this server is in."""
 
@@ -39,7 +43,10 @@ class Reception:
         self._verification = verification
         self._gaps = gaps
         self._placing = placing
-        self._queues: WeakKeyDictionary[Room, asyncio.Lock] = WeakKeyDictionary()
+        self._queues: WeakValueDictionary[tuple[int, ServerName], asyncio.Lock] = (
+            WeakValueDictionary()
+        )
+        """Of a room and a server: one that is slow to close its gaps keeps nobody else waiting."""
 
     async def is_in_room(self, room: Room) -> bool:
         """Whether this server is in the room, so that its events are taken."""
@@ -50,7 +57,8 @@ class Reception:
     ) -> dict[EventID, str | None]:
         """Take events of a room; returns what was wrong with each that has a readable ID.
 
-        What is not refused is durable. Events of one room are taken one call after another.
+        What is not refused is durable. A server's events of one room are taken one call after
+        another.
         """
         await check_server_acl(room, origin)
         results: dict[EventID, str | None] = {}
@@ -77,8 +85,13 @@ class Reception:
         """
         if not pdus:
             return {}
-        async with self._queues.setdefault(room, asyncio.Lock()):
-            found, after_gap = await self._gaps.closed(origin, room, pdus)
+        async with self._queues.setdefault((room.nid, origin), asyncio.Lock()):
+            try:
+                async with asyncio.timeout(GAP_S):
+                    found, after_gap = await self._gaps.closed(origin, room, pdus)
+            except TimeoutError:
+                log.info("gap not closed in time", extra={"origin": origin})
+                return {}
             own = {pdu.event_id for pdu in pdus}
             if not flags or own == {pdu.event_id for pdu in found}:
                 return await self._placing.place(room, found, after_gap, flags=flags)
