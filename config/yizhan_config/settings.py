@@ -88,6 +88,15 @@ OutboundTarget = Annotated[
         '"10.0.0.5:8443", "10.1.0.0/16"',
     ),
 ]
+MailAddress = Annotated[
+    str,
+    _described(
+        r"^$|^[^\s@<>]+@[^\s@<>]+$",
+        '邮箱，如 "im@example.gov.cn"',
+        'an e-mail address, such as "im@example.gov.cn"',
+    ),
+]
+Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Rate = Annotated[float, Meta(gt=0)]
@@ -143,6 +152,7 @@ class Registration(Section, frozen=True, kw_only=True):
 
     enabled: bool = False
     require_token: bool = True
+    require_email: bool = False
     guests: bool = False
     shared_secret_file: Path = Path("secrets/registration.secret")
     minimum_password_length: Positive = 8
@@ -208,6 +218,7 @@ class RateLimits(Section, frozen=True, kw_only=True):
     messages: RateLimit = RateLimit(per_second=5, burst=50)
     login: RateLimit = RateLimit(per_second=0.5, burst=20)
     registration: RateLimit = RateLimit(per_second=0.2, burst=5)
+    email: RateLimit = RateLimit(per_second=0.02, burst=10)
     joins: RateLimit = RateLimit(per_second=1, burst=20)
     invites: RateLimit = RateLimit(per_second=1, burst=30)
     media: RateLimit = RateLimit(per_second=5, burst=100)
@@ -313,6 +324,17 @@ class Identity(Section, frozen=True, kw_only=True):
     allow: tuple[ServerPattern, ...] = ()
 
 
+class Email(Section, frozen=True, kw_only=True):
+    """The mail server through which addresses of accounts are verified."""
+
+    host: Annotated[str, _described(r"^[\w.:-]*$", "主机名或地址", "a host or an address")] = ""
+    port: Port = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: str = ""
+    password_file: Path | None = None
+    from_address: MailAddress = ""
+
+
 class Turn(Section, frozen=True, kw_only=True):
     """The TURN server that clients are told for one-to-one calls."""
 
@@ -416,6 +438,7 @@ class Settings(Section, frozen=True, kw_only=True):
     presence: Presence = Presence()
     federation: Federation = Federation()
     identity: Identity = Identity()
+    email: Email = Email()
     turn: Turn = Turn()
     appservices: Appservices = Appservices()
     outbound: Outbound = Outbound()
@@ -511,12 +534,42 @@ def _check_together(settings: Settings, document: Document) -> None:
             zh="已给出，却没有 sso.oidc.client_id；请写上在提供方登记的客户端标识",
             en="is given without sso.oidc.client_id; give the client id registered there",
         )
+    _check_email(settings, document)
     if settings.listen.federation and not settings.tls.certificate:
         document.refuse(
             ("listen", "federation"),
             zh="需要证书；请写上 tls.certificate 和 tls.key，或在反向代理中转发 8448 端口",
             en="needs a certificate; give tls.certificate and tls.key, or let the reverse proxy "
             "forward port 8448",
+        )
+
+
+def _check_email(settings: Settings, document: Document) -> None:
+    email = settings.email
+    if email.host and not email.from_address:
+        document.refuse(
+            ("email", "host"),
+            zh="已给出，却没有 email.from_address；请写上发信人的邮箱",
+            en="is given without email.from_address; give the address that mails come from",
+        )
+    if bool(email.username) != (email.password_file is not None):
+        document.refuse(
+            ("email", "username" if email.username else "password_file"),
+            zh="要与 email.username 和 email.password_file 中的另一个一起给出",
+            en="needs the other one of email.username and email.password_file",
+        )
+    if email.username and email.security == "none":
+        document.refuse(
+            ("email", "security"),
+            zh='为 "none" 时密码会明文发送；请用 "starttls" 或 "tls"，或不写用户名',
+            en='"none" would send the password in the clear; use "starttls" or "tls", '
+            "or no user name",
+        )
+    if settings.registration.require_email and not email.host:
+        document.refuse(
+            ("registration", "require_email"),
+            zh="需要 email.host；请写上发信服务器",
+            en="needs email.host; give the mail server",
         )
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from yizhan_config.authorities import trusting_context
 from yizhan_config.secret_files import read_secret
 from yizhan_server.accounts.account_data import AccountData
 from yizhan_server.accounts.accounts import Accounts, AttemptLimit
 from yizhan_server.accounts.browser_sessions import BrowserSessions
 from yizhan_server.accounts.confirmation import Confirmations
 from yizhan_server.accounts.confirmation_sessions import ConfirmationSessions
+from yizhan_server.accounts.email_addresses import EmailAddresses
+from yizhan_server.accounts.email_verification import ADDRESS_LIMIT, EmailVerifications
 from yizhan_server.accounts.filters import Filters
 from yizhan_server.accounts.identity_reset import IdentityResets
 from yizhan_server.accounts.ignoring import Ignoring
+from yizhan_server.accounts.mail_sender import MailSender
 from yizhan_server.accounts.passwords import Passwords
 from yizhan_server.accounts.profiles import Profiles
 from yizhan_server.accounts.push_rules import PushRules
@@ -22,6 +26,8 @@ from yizhan_server.accounts.registration import Registration, SharedSecretRegist
 from yizhan_server.accounts.sessions import DeviceAnnouncer, Sessions
 from yizhan_server.admin.administration import UserAdministration
 from yizhan_server.admin.record import Record
+from yizhan_server.api.limits import RateLimits
+from yizhan_server.api.oauth import ACCOUNT_PATH
 from yizhan_server.flows.deactivation import Deactivation, RoomLeaver
 from yizhan_server.flows.logout import DeviceForgetter, Logout
 from yizhan_server.flows.password_change import PasswordChange
@@ -40,6 +46,16 @@ if TYPE_CHECKING:
     from yizhan_server.streams import Stream
 
 
+@dataclass(frozen=True, slots=True)
+class _Rate:
+    per_second: float
+    burst: int
+
+
+_MAIL_RATE = _Rate(per_second=1 / 600, burst=3)
+"""For mails to one address, whoever asks. Not a setting: a person needs one, or one more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonalServices:
     """What can be built before there are rooms."""
@@ -48,6 +64,8 @@ class PersonalServices:
     sessions: Sessions
     passwords: Passwords
     confirmations: Confirmations
+    email_addresses: EmailAddresses
+    email_verifications: EmailVerifications
     registration: Registration
     shared_secret_registration: SharedSecretRegistration
     profiles: Profiles
@@ -99,6 +117,14 @@ def assemble_personal_services(
     )
     profiles = Profiles(db)
     ignoring = Ignoring(db)
+    emails = EmailAddresses(db, clock, is_enabled=bool(settings.email.host))
+    verifications = EmailVerifications(
+        db, clock, accounts, emails,
+        sender=_make_mail_sender(settings),
+        limits=RateLimits({ADDRESS_LIMIT: _MAIL_RATE}, clock),
+        page=f"{settings.public.client_baseurl}{ACCOUNT_PATH}/email",
+        server_name=settings.server_name,
+    )  # fmt: skip
     secret_file = settings.registration.shared_secret_file
     lifetime_seconds = settings.sessions.confirmation_lifetime_seconds
     return PersonalServices(
@@ -111,14 +137,20 @@ def assemble_personal_services(
             accounts,
             ConfirmationSessions(clock, read_secret(settings.signing_key_file), lifetime_seconds),
             lifetime_seconds,
+            emails=emails,
+            verifications=verifications,
             has_provider=bool(settings.sso.oidc.issuer or settings.sso.cas.server_url),
         ),
+        email_addresses=emails,
+        email_verifications=verifications,
         registration=Registration(
             db,
             clock,
             settings=settings.registration,
             accounts=accounts,
             sessions=sessions,
+            emails=emails,
+            verifications=verifications,
             record_display_name=profiles.record_display_name,
         ),
         shared_secret_registration=SharedSecretRegistration(
@@ -140,6 +172,15 @@ def assemble_personal_services(
     )
 
 
+def _make_mail_sender(settings: Settings) -> MailSender | None:
+    email = settings.email
+    if not email.host:
+        return None
+    password = None if email.password_file is None else read_secret(email.password_file)
+    authorities = trusting_context(settings.outbound.trusted_ca_files, "outbound.trusted_ca_files")
+    return MailSender(email, password, authorities)
+
+
 def assemble_flows(
     db: Database,
     numbers: Numbers,
@@ -150,7 +191,10 @@ def assemble_flows(
 ) -> AccountFlows:
     """Build the flows; `forgetters` are those of other families, such as end-to-end keys."""
     logout = Logout(db, personal.sessions, [*forgetters, personal.pushers.record_end_of_devices])
-    password_change = PasswordChange(db, personal.accounts, logout)
+    password_change = PasswordChange(
+        db, personal.accounts, logout,
+        emails=personal.email_addresses, verifications=personal.email_verifications,
+    )  # fmt: skip
     record = Record(db, numbers, clock)
     return AccountFlows(
         logout=logout,

@@ -128,7 +128,9 @@ from yizhan_server.sync.timelines import Timelines
 
 MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 
-KINDS = ("messages", "login", "registration", "joins", "invites", "media", "federation")
+KINDS = (
+    "messages", "login", "registration", "email", "joins", "invites", "media", "federation",
+)  # fmt: skip
 """Kinds of calls that are limited; each is a section of the settings."""
 
 
@@ -247,6 +249,7 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
             with suppress(DatabaseUnavailable):
                 await sessions.tidy()
             homeserver.services.passwords.close()
+            homeserver.services.email_verifications.close()
             homeserver.services.media.close()
             homeserver.services.key_ring.close()
 
@@ -367,6 +370,8 @@ def build(
         sessions=personal.sessions,
         passwords=personal.passwords,
         confirmations=personal.confirmations,
+        email_addresses=personal.email_addresses,
+        email_verifications=personal.email_verifications,
         registration=personal.registration,
         registration_sessions=RegistrationSessions(
             clock,

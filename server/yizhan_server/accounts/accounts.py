@@ -29,6 +29,7 @@ from yizhan_server.protocol.identifiers import (
     server_name_of,
 )
 from yizhan_server.storage import accounts as storage
+from yizhan_server.storage.email_addresses import delete_addresses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -212,6 +213,7 @@ class Accounts:
         """Record the end of an account: the rows of this family only; see `flows.deactivation`."""
         storage.deactivate_account(tx, user_id, self._clock.now_ms())
         storage.delete_login_tokens(tx, user_id)
+        delete_addresses(tx, user_id)
 
     def record_reactivation(self, tx: Transaction, user_id: UserID) -> None:
         """Record that an account that had ended is in use again, without a password."""

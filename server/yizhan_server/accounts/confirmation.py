@@ -10,7 +10,7 @@ Spec: client-server API, "User-Interactive Authentication API".
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,6 +18,9 @@ from typing_extensions import override
 
 from yizhan_database import Transaction
 from yizhan_server.accounts.confirmation_sessions import Begun
+from yizhan_server.accounts.email_verification import NotVerified
+from yizhan_server.accounts.letters import PASSWORD as PASSWORD_PURPOSE
+from yizhan_server.accounts.letters import REGISTER
 from yizhan_server.accounts.registration_sessions import MAX_SESSION_BYTES
 from yizhan_server.accounts.text import check_text
 from yizhan_server.protocol.errors import BadJson, Forbidden, MatrixError
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from yizhan_database import Database
     from yizhan_server.accounts.accounts import Accounts
     from yizhan_server.accounts.confirmation_sessions import ConfirmationSessions
+    from yizhan_server.accounts.email_addresses import EmailAddresses
+    from yizhan_server.accounts.email_verification import EmailVerifications
     from yizhan_server.clock import Clock
 
 PASSWORD = "m.login.password"  # noqa: S105 - the name of a stage
@@ -36,11 +41,14 @@ DUMMY = "m.login.dummy"
 OAUTH = "m.oauth"
 SSO = "m.login.sso"
 REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105
+EMAIL = "m.login.email.identity"
 
 Flow = tuple[str, ...]
 """Stages, in the order in which they are to be completed."""
 
 BY_PASSWORD: tuple[Flow, ...] = ((PASSWORD,),)
+BY_EMAIL: tuple[Flow, ...] = ((EMAIL,),)
+"""For who has forgotten the password."""
 MAX_REGISTRATION_TOKEN_LENGTH = 64
 
 
@@ -91,6 +99,8 @@ class Confirmed:
 
     registration_token: str | None = None
     """The token of that stage; whoever creates the account uses it up in the same commit."""
+    email_sid: str | None = None
+    """The verification of the e-mail stage, which is to be used up likewise."""
 
 
 class Confirmations:
@@ -104,6 +114,8 @@ class Confirmations:
         sessions: ConfirmationSessions,
         lifetime_seconds: int,
         *,
+        emails: EmailAddresses,
+        verifications: EmailVerifications,
         has_provider: bool,
     ) -> None:
         self._db = db
@@ -111,6 +123,8 @@ class Confirmations:
         self._accounts = accounts
         self._sessions = sessions
         self._lifetime_ms = lifetime_seconds * 1000
+        self._emails = emails
+        self._verifications = verifications
         self._has_provider = has_provider
 
     async def require(
@@ -141,7 +155,7 @@ class Confirmations:
             raise BadJson("'auth.session' must be a string")
         if session is not None and self._sessions.open(session) not in (None, begun):
             raise Forbidden("This session was begun for something else")
-        completed, registration_token = await self._find(session, user_id, operation)
+        completed, shown = await self._find(session, user_id, operation)
         known_session = session if completed else None
         session = session or new_session
         stage = auth.get("type")
@@ -149,17 +163,19 @@ class Confirmations:
             if not any(flow[: len(completed) + 1] == (*completed, stage) for flow in flows):
                 failure = Forbidden("This stage is not offered now")
                 raise ConfirmationNeeded(flows, session, completed, failure)
-            self._check_named(auth, user_id)
+            await self._check_named(auth, user_id)
             try:
-                registration_token = await self._pass(stage, auth, user_id) or registration_token
-            except Forbidden as failure:
+                # In both nobody is signed in.
+                purpose = PASSWORD_PURPOSE if flows is BY_EMAIL else REGISTER
+                shown = await self._pass(stage, auth, user_id, purpose, shown)
+            except (Forbidden, NotVerified) as failure:
                 raise ConfirmationNeeded(flows, session, completed, failure) from None
             completed = (*completed, stage)
         if completed in flows:
             await self._forget(known_session)
-            return Confirmed(registration_token)
+            return shown
         if stage is not None and completed:
-            await self._keep(session, user_id, operation, completed, registration_token)
+            await self._keep(session, user_id, operation, completed, shown)
         raise ConfirmationNeeded(flows, session, completed)
 
     def find_begun(self, session: str) -> Begun | None:
@@ -168,7 +184,7 @@ class Confirmations:
 
     async def confirm_at_provider(self, session: str, begun: Begun) -> None:
         """Complete the stage of whoever just proved at the provider to be `begun.user_id`."""
-        await self._keep(session, begun.user_id, begun.operation, (SSO,), None)
+        await self._keep(session, begun.user_id, begun.operation, (SSO,), Confirmed())
 
     async def _flows_for(self, user_id: UserID, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
         if flows is not BY_PASSWORD or not self._has_provider:
@@ -189,21 +205,41 @@ class Confirmations:
             return False
         return await storage.find_registration_token(self._db, token, self._clock.now_ms())
 
-    async def _pass(self, stage: str, auth: dict[str, Any], user_id: UserID | None) -> str | None:
-        """Return when the stage is passed (with its registration token), raise Forbidden if not."""
+    async def _pass(
+        self,
+        stage: str,
+        auth: dict[str, Any],
+        user_id: UserID | None,
+        purpose: str,
+        shown: Confirmed,
+    ) -> Confirmed:
+        """Return what was shown when the stage is passed, raise Forbidden or NotVerified if not."""
         if stage == DUMMY:
-            return None
+            return shown
         if stage == PASSWORD and user_id is not None:
             await self._check_password(auth, user_id)
-            return None
+            return shown
         if stage == SSO:
             raise Forbidden("This is confirmed on the page of the stage")
         if stage == REGISTRATION_TOKEN:
             token = auth.get("token")
             if isinstance(token, str) and await self.is_registration_token_valid(token):
-                return token
+                return replace(shown, registration_token=token)
             raise Forbidden("The registration token is not valid")
+        if stage == EMAIL:
+            return replace(shown, email_sid=await self._check_email(auth, purpose))
         raise Forbidden("This stage is not known")
+
+    async def _check_email(self, auth: dict[str, Any], purpose: str) -> str:
+        """Return the id of a verification that the client began and the owner agreed to."""
+        # Older clients write it in camel case.
+        said = auth.get("threepid_creds", auth.get("threepidCreds"))
+        if not isinstance(said, dict):
+            raise BadJson("'auth.threepid_creds' must be an object")
+        sid, client_secret = said.get("sid"), said.get("client_secret")
+        if not isinstance(sid, str) or not isinstance(client_secret, str):
+            raise BadJson("'sid' and 'client_secret' must be strings")
+        return (await self._verifications.get_validated(purpose, sid, client_secret)).sid
 
     async def _check_password(self, auth: dict[str, Any], user_id: UserID) -> None:
         password = auth.get("password")
@@ -211,25 +247,25 @@ class Confirmations:
             raise BadJson("'auth.password' must be a string")
         await self._accounts.check_password(localpart_of(user_id), password)
 
-    def _check_named(self, auth: dict[str, Any], user_id: UserID | None) -> None:
+    async def _check_named(self, auth: dict[str, Any], user_id: UserID | None) -> None:
         """Refuse somebody else's name; the caller is known already, and need give none."""
-        named = named_user(auth.get("identifier"), auth.get("user"))
+        named = await self._emails.find_name(auth.get("identifier"), auth.get("user"))
         if named is not None and self._accounts.find_user_id(named) != user_id:
             raise Forbidden("This is somebody else's session")
 
     async def _find(
         self, session: str | None, user_id: UserID | None, operation: str
-    ) -> tuple[Flow, str | None]:
+    ) -> tuple[Flow, Confirmed]:
         if not session:
-            return (), None
+            return (), Confirmed()
         check_text(session, "The session", max_bytes=MAX_SESSION_BYTES)
         row = await storage.find_confirmation(
             self._db, session, user_id or "", operation, self._clock.now_ms()
         )
         if row is None:
-            return (), None
-        completed, registration_token = row
-        return tuple(orjson.loads(completed)), registration_token
+            return (), Confirmed()
+        completed, registration_token, email_sid = row
+        return tuple(orjson.loads(completed)), Confirmed(registration_token, email_sid)
 
     async def _keep(
         self,
@@ -237,7 +273,7 @@ class Confirmations:
         user_id: UserID | None,
         operation: str,
         completed: Flow,
-        registration_token: str | None,
+        shown: Confirmed,
     ) -> None:
         tx = Transaction()
         storage.upsert_confirmation(
@@ -246,7 +282,8 @@ class Confirmations:
             user_id=user_id or "",
             operation=operation,
             completed=orjson.dumps(completed).decode(),
-            registration_token=registration_token,
+            registration_token=shown.registration_token,
+            email_sid=shown.email_sid,
             expires_ms=self._clock.now_ms() + self._lifetime_ms,
         )
         await self._db.commit(tx)
@@ -256,24 +293,6 @@ class Confirmations:
             tx = Transaction()
             storage.delete_confirmation(tx, session)
             await self._db.commit(tx)
-
-
-def named_user(identifier: object, user: object) -> str | None:
-    """Return whom a client names by an identifier object or, as older ones do, by `user`.
-
-    None when it names nobody; M_FORBIDDEN for third-party identifiers, which we do not keep.
-    """
-    if isinstance(identifier, dict):
-        if identifier.get("type") != "m.id.user":
-            raise Forbidden("Only user names are known here")
-        user = identifier.get("user")
-        if not isinstance(user, str):
-            raise BadJson("'identifier.user' must be a string")
-    elif identifier is not None:
-        raise BadJson("'identifier' must be an object")
-    if user is not None and not isinstance(user, str):
-        raise BadJson("'user' must be a string")
-    return user
 
 
 def _new_session() -> str:

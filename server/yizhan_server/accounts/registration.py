@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 
 from yizhan_database import GuardFailed, Transaction
 from yizhan_server.accounts.accounts import Accounts, user_in_use
-from yizhan_server.accounts.confirmation import DUMMY, REGISTRATION_TOKEN, Flow
+from yizhan_server.accounts.confirmation import (
+    DUMMY,
+    EMAIL,
+    REGISTRATION_TOKEN,
+    Confirmed,
+    Flow,
+)
+from yizhan_server.accounts.email_addresses import EmailAddresses, address_in_use
+from yizhan_server.accounts.email_verification import NotVerified
+from yizhan_server.accounts.letters import REGISTER
 from yizhan_server.accounts.sessions import (
     NewSession,
     Sessions,
@@ -31,9 +40,11 @@ if TYPE_CHECKING:
 
     from yizhan_config.settings import Registration as RegistrationSettings
     from yizhan_database import Database
+    from yizhan_server.accounts.email_verification import EmailVerifications
     from yizhan_server.accounts.requester import Requester
     from yizhan_server.clock import Clock
     from yizhan_server.storage.accounts import Account
+    from yizhan_server.storage.email_addresses import Verification
 
 _NONCE_LIFETIME_MS = 60_000
 _MAX_NONCES = 1000
@@ -50,11 +61,15 @@ class Registration:
         settings: RegistrationSettings,
         accounts: Accounts,
         sessions: Sessions,
+        emails: EmailAddresses,
+        verifications: EmailVerifications,
         record_display_name: Callable[[Transaction, UserID, str], None],
     ) -> None:
         self._db = db
         self._clock = clock
         self._settings = settings
+        self._emails = emails
+        self._verifications = verifications
         self._accounts = accounts
         self._sessions = sessions
         self._record_display_name = record_display_name
@@ -69,15 +84,22 @@ class Registration:
         """Whether that takes a registration token."""
         return self._settings.require_token
 
+    @property
+    def requires_email(self) -> bool:
+        """Whether that takes an e-mail address."""
+        return self._settings.require_email
+
     def get_flows(self) -> tuple[Flow, ...]:
         """Return what must be passed before an account is created, or answer M_FORBIDDEN."""
         if not self._settings.enabled:
             raise Forbidden("Registration is disabled")
-        if self._settings.require_token:
-            # The dummy stage behind it is what clients know from other servers, and lets them
-            # show that a token was right before they ask for a password.
-            return ((REGISTRATION_TOKEN, DUMMY),)
-        return ((DUMMY,),)
+        # The dummy stage is what clients know from other servers. Behind a token it lets them show
+        # that it was right before they ask for a password.
+        last: Flow = () if self._settings.require_email else (DUMMY,)
+        if self._emails.is_enabled:
+            last = (*last, EMAIL)
+        first = (REGISTRATION_TOKEN,) if self._settings.require_token else ()
+        return tuple((*first, stage) for stage in last)
 
     async def check_available(self, localpart: str) -> UserID:
         """Answer M_FORBIDDEN, M_INVALID_USERNAME or M_USER_IN_USE unless the name may be had."""
@@ -128,15 +150,24 @@ class Registration:
         return user_id, session
 
     async def upgrade_guest(
-        self, guest: Requester, username: str | None, password: str, *, refreshable: bool
+        self,
+        guest: Requester,
+        username: str | None,
+        password: str,
+        confirmed: Confirmed,
+        *,
+        refreshable: bool,
     ) -> tuple[UserID, NewSession]:
         """Give a guest a password, and a session in place of the guest's."""
         user_id = self.check_guest(guest, username)
+        verified = await self._find_verified(confirmed)
         password_hash = await self._accounts.hash_password(user_id, password)
         nids = await self._sessions.prepare()
         tx = Transaction()
         self._accounts.record_password(tx, user_id, password_hash, has_initial_password=False)
         storage.mark_guest(tx, user_id, is_guest=False)
+        if verified is not None:
+            self._emails.record_addition(tx, user_id, verified)
         session = self._sessions.record_start(
             tx, nids, user_id, guest.device_id, display_name=None, refreshable=refreshable
         )
@@ -157,22 +188,28 @@ class Registration:
         self,
         username: str | None,
         password: str,
+        confirmed: Confirmed,
         *,
-        registration_token: str | None,
         device_id: str | None,
         device_name: str | None,
         refreshable: bool,
         inhibit_login: bool,
     ) -> tuple[UserID, NewSession | None]:
         """Create the account and, unless inhibited, a session for it, in one commit."""
+        verified = await self._find_verified(confirmed)
         user_id = await self._accounts.check_available(username or self.make_localpart())
         password_hash = await self._accounts.hash_password(user_id, password)
         device = check_device_id(device_id)
         nids = await self._sessions.prepare()
         tx = Transaction()
-        if registration_token is not None:
-            storage.guard_registration_token(tx, registration_token, self._clock.now_ms())
+        failures = [user_in_use()]
+        if confirmed.registration_token is not None:
+            storage.guard_registration_token(tx, confirmed.registration_token, self._clock.now_ms())
+            failures.insert(0, Forbidden("The registration token is used up"))
         self._accounts.record_account(tx, user_id, password_hash)
+        if verified is not None:
+            self._emails.record_addition(tx, user_id, verified)
+            failures += [address_in_use(), NotVerified()]
         self._record_display_name(tx, user_id, localpart_of(user_id))
         session = None
         if not inhibit_login:
@@ -183,10 +220,16 @@ class Registration:
         try:
             await self._db.commit(tx)
         except GuardFailed as failed:
-            if registration_token is not None and failed.index == 0:
-                raise Forbidden("The registration token is used up") from None
-            raise user_in_use() from None
+            raise failures[failed.index] from None
         return user_id, session
+
+    async def _find_verified(self, confirmed: Confirmed) -> Verification | None:
+        """Return the verified address of a registration, M_THREEPID_IN_USE if it has an owner."""
+        if confirmed.email_sid is None:
+            return None
+        verified = await self._verifications.get_validated(REGISTER, confirmed.email_sid, None)
+        await self._emails.check_free(verified.address)
+        return verified
 
     async def make_token(
         self,

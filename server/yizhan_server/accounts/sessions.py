@@ -27,6 +27,7 @@ from yizhan_server.protocol.identifiers import DeviceID, UserID
 from yizhan_server.storage import accounts as account_storage
 from yizhan_server.storage import browser_sessions as browser_storage
 from yizhan_server.storage import devices as storage
+from yizhan_server.storage import email_addresses as email_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -329,7 +330,7 @@ class Sessions:
     # region upkeep
 
     async def tidy(self) -> None:
-        """Write when devices were last seen; drop sign-in tokens and confirmations that expired."""
+        """Write when devices were last seen; drop tokens and half-done things that expired."""
         seen, self._seen = self._seen, {}
         tx = Transaction()
         storage.update_last_seen(
@@ -337,6 +338,7 @@ class Sessions:
         )
         account_storage.delete_expired(tx, self._clock.now_ms())
         browser_storage.delete_expired(tx, self._clock.now_ms())
+        email_storage.delete_expired(tx, self._clock.now_ms())
         await self._db.commit(tx)
 
     async def run(self) -> None:

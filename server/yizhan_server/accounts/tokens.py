@@ -12,6 +12,7 @@ ACCESS = "yat_"
 REFRESH = "yrt_"
 LOGIN = "ylt_"
 OPENID = "yot_"
+MAIL = "ymt_"
 
 _BYTES = 32
 

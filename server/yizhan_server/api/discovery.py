@@ -73,7 +73,7 @@ def make_discovery(settings: Settings) -> Discovery:
             "m.profile_fields": {"enabled": True},
             "m.set_displayname": {"enabled": True},
             "m.set_avatar_url": {"enabled": True},
-            "m.3pid_changes": {"enabled": False},
+            "m.3pid_changes": {"enabled": bool(settings.email.host)},
             "m.get_login_token": {"enabled": True},
             "m.forget_forced_upon_leave": {"enabled": False},
         },

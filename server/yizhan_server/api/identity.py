@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from yizhan_server.accounts.email_addresses import EMAIL
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
 
 routes = Routes()
@@ -56,14 +57,21 @@ async def bind(call: Call[BindBody]) -> JsonObject:
 
 
 @routes.post("/v3/account/3pid/unbind", body=AddressBody, also=("/unstable/account/3pid/unbind",))
-@routes.post("/v3/account/3pid/delete", body=AddressBody)
 async def unbind(call: Call[AddressBody]) -> JsonObject:
-    """Take a published address back: accounts have none but those."""
+    """Take a published address back; the account keeps it."""
     body = call.body
     done = await call.services.identity_bindings.unbind(
         call.requester.user_id, body.medium, body.address, body.id_server
     )
     return {"id_server_unbind_result": "success" if done else "no-support"}
+
+
+@routes.post("/v3/account/3pid/delete", body=AddressBody)
+async def delete(call: Call[AddressBody]) -> JsonObject:
+    """Take an address from one's account, and back from where it is published."""
+    if call.body.medium == EMAIL:
+        await call.services.email_addresses.remove(call.requester.user_id, call.body.address)
+    return await unbind(call)
 
 
 @federation_routes.put("/v1/3pid/onbind", body=BoundBody, auth=Auth.NONE, limit="invites")

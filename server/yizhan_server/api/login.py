@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from yizhan_server.accounts.confirmation import named_user
+from yizhan_server.accounts.named_user import named_user
 from yizhan_server.accounts.sessions import NewSession
 from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
@@ -27,6 +27,8 @@ class LoginBody(msgspec.Struct):
     type: str
     identifier: dict[str, Any] | None = None
     user: str | None = None
+    medium: str | None = None
+    address: str | None = None
     password: str | None = None
     token: str | None = None
     device_id: str | None = None
@@ -96,7 +98,11 @@ async def _start_session(call: Call[LoginBody]) -> NewSession:
             refreshable=bool(body.refresh_token),
         )
     if body.type == "m.login.password":
-        name = named_user(body.identifier, body.user)
+        identifier = body.identifier
+        if identifier is None and body.user is None and body.address is not None:
+            # The deprecated form.
+            identifier = {"medium": body.medium, "address": body.address}
+        name = await call.services.email_addresses.find_name(identifier, body.user)
         if name is None or body.password is None:
             raise MissingParam("A user identifier and a password are needed")
         account = await accounts.check_password(name, body.password)

@@ -97,7 +97,7 @@ async def register(call: Call[RegisterBody]) -> JsonObject:
     user_id, session = await registration.register(
         body.username,
         body.password,
-        registration_token=confirmed.registration_token,
+        confirmed,
         device_id=body.device_id,
         device_name=body.initial_device_display_name,
         refreshable=bool(body.refresh_token),
@@ -116,12 +116,12 @@ async def _upgrade_guest(
     body, registration = call.body, call.services.registration
     guest = await call.services.sessions.authenticate(token)
     registration.check_guest(guest, body.username)
-    await require_confirmation(call, body.auth, flows)
+    confirmed = await require_confirmation(call, body.auth, flows)
     if body.password is None:
         raise MissingParam("A password is needed")
     return _answer(
         *await registration.upgrade_guest(
-            guest, body.username, body.password, refreshable=bool(body.refresh_token)
+            guest, body.username, body.password, confirmed, refreshable=bool(body.refresh_token)
         )
     )
 

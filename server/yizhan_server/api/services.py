@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.accounts import Accounts
     from yizhan_server.accounts.browser_sessions import BrowserSessions
     from yizhan_server.accounts.confirmation import Confirmations
+    from yizhan_server.accounts.email_addresses import EmailAddresses
+    from yizhan_server.accounts.email_verification import EmailVerifications
     from yizhan_server.accounts.filters import Filters
     from yizhan_server.accounts.identity_reset import IdentityResets
     from yizhan_server.accounts.ignoring import Ignoring
@@ -114,6 +116,8 @@ class Services:
     sessions: Sessions
     passwords: Passwords
     confirmations: Confirmations
+    email_addresses: EmailAddresses
+    email_verifications: EmailVerifications
     registration: Registration
     registration_sessions: RegistrationSessions
     shared_secret_registration: SharedSecretRegistration

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yizhan_server.pages import account, cas, confirm, consent, sign_in
+from yizhan_server.pages import account, cas, confirm, consent, email, sign_in
 
 PAGES = (
     account.pages.routes,
@@ -10,5 +10,6 @@ PAGES = (
     confirm.pages.routes,
     confirm.fallback_pages.routes,
     consent.pages.routes,
+    email.pages.routes,
     sign_in.pages.routes,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+from yizhan_server.accounts.confirmation import Confirmed
 from yizhan_server.api.oauth import ACCOUNT_PATH
 from yizhan_server.pages.visitor import Pages, Visitor
 from yizhan_server.protocol.errors import Forbidden, MatrixError
@@ -32,7 +33,7 @@ async def show_login(visitor: Visitor) -> web.StreamResponse:
 def _login_page(
     visitor: Visitor, name: str, *, failure: str | None = None, status: int = 200
 ) -> web.Response:
-    sso = visitor.services.sso
+    sso, registration = visitor.services.sso, visitor.services.registration
     return visitor.show(
         "login.html",
         status=status,
@@ -40,7 +41,7 @@ def _login_page(
         name=name,
         failure=failure,
         provider=None if sso is None else sso.name,
-        can_register=visitor.services.registration.is_open,
+        can_register=registration.is_open and not registration.requires_email,
         is_again=visitor.session is not None,
     )
 
@@ -81,6 +82,11 @@ async def show_registration(visitor: Visitor) -> web.StreamResponse:
     """Ask for what a new account needs."""
     if visitor.session is not None:
         return visitor.go_to(visitor.next_page)
+    if visitor.services.registration.requires_email:
+        return visitor.message(
+            visitor.t("请在应用里注册", "Create your account in an app"),
+            visitor.t("注册需要验证邮箱。", "Your e-mail address is to be verified for it."),
+        )
     if not visitor.services.registration.is_open:
         return visitor.message(
             visitor.t("注册未开放", "Registration is closed"),
@@ -113,6 +119,8 @@ async def register(visitor: Visitor) -> web.StreamResponse:
     form = await visitor.form()
     registration = visitor.services.registration
     registration.get_flows()
+    if registration.requires_email:
+        raise Forbidden("An account needs a verified e-mail address")
     if form.get("password", "") != form.get("password2", ""):
         failure = visitor.t("两次输入的密码不同。", "The two passwords differ.")
         return _registration_page(visitor, form, failure)
@@ -120,9 +128,7 @@ async def register(visitor: Visitor) -> web.StreamResponse:
         user_id, _ = await registration.register(
             form.get("name", "").strip(),
             form.get("password", ""),
-            registration_token=form.get("token", "").strip()
-            if registration.requires_token
-            else None,
+            Confirmed(form.get("token", "").strip() if registration.requires_token else None),
             device_id=None,
             device_name=None,
             refreshable=False,

@@ -225,17 +225,19 @@ def delete_login_tokens(tx: Transaction, user_id: UserID) -> None:
 
 async def find_confirmation(
     db: Database, session_id: str, user_id: str, operation: str, now_ms: int
-) -> tuple[str, str | None] | None:
-    """Return the completed stages (JSON) and the registration token of a session.
+) -> tuple[str, str | None, str | None] | None:
+    """Return the completed stages (JSON) of a session, and what was shown in them.
+
+    That is a registration token and the id of a verification of an address.
 
     None for a session of somebody else, or of another operation, or that expired.
     """
     row = await db.row(
-        "SELECT completed, registration_token FROM confirmation"
+        "SELECT completed, registration_token, email_sid FROM confirmation"
         " WHERE session_id = ? AND user_id = ? AND operation = ? AND expires_ms > ?",
         session_id, user_id, operation, now_ms,
     )  # fmt: skip
-    return None if row is None else (row[0], row[1])
+    return None if row is None else (row[0], row[1], row[2])
 
 
 def upsert_confirmation(
@@ -246,15 +248,17 @@ def upsert_confirmation(
     operation: str,
     completed: str,
     registration_token: str | None,
+    email_sid: str | None,
     expires_ms: int,
 ) -> None:
     """Keep which stages are done."""
     tx.execute(
         "INSERT INTO confirmation"
-        " (session_id, user_id, operation, completed, registration_token, expires_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (session_id) DO UPDATE SET"
-        " completed = excluded.completed, registration_token = excluded.registration_token",
-        session_id, user_id, operation, completed, registration_token, expires_ms,
+        " (session_id, user_id, operation, completed, registration_token, email_sid, expires_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session_id) DO UPDATE SET"
+        " completed = excluded.completed, registration_token = excluded.registration_token,"
+        " email_sid = excluded.email_sid",
+        session_id, user_id, operation, completed, registration_token, email_sid, expires_ms,
     )  # fmt: skip
 
 
