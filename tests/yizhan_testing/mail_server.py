@@ -44,20 +44,24 @@ class Mail:
 
 
 class MailServer:
-    """Takes mails; `refusing` answers every recipient with that code."""
+    """Takes mails; `refusing` answers every recipient with that code.
+
+    One that is not polite knows no farewell.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None, *, from_the_start: bool) -> None:
         self.mails: list[Mail] = []
         self.refusing: int | None = None
+        self.is_polite = True
         self.port = 0
-        self._tls = tls
-        self._from_the_start = from_the_start
+        self.tls = tls
+        self.from_the_start = from_the_start
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen, on the port of before if there was one."""
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, ssl=self._tls if self._from_the_start else None
+            self._serve, "127.0.0.1", self.port, ssl=self.tls if self.from_the_start else None
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -87,7 +91,7 @@ class _Conversation:
         self._server = server
         self._reader = reader
         self._writer = writer
-        self._encrypted = server._from_the_start  # noqa: SLF001 - two halves of one server
+        self._encrypted = server.from_the_start
         self._user: str | None = None
         self._sender = ""
         self._recipient = ""
@@ -109,7 +113,7 @@ class _Conversation:
                 self._say("250 AUTH PLAIN" if self._encrypted else "250 STARTTLS")
             case "STARTTLS":
                 self._say("220 go on")
-                tls = self._server._tls  # noqa: SLF001 - two halves of one server
+                tls = self._server.tls
                 assert tls is not None
                 await self._writer.start_tls(tls)
                 self._encrypted = True
@@ -130,7 +134,7 @@ class _Conversation:
                 self._keep(await self._reader.readuntil(b"\r\n.\r\n"))
                 self._say("250 ok")
             case "QUIT":
-                self._say("221 bye")
+                self._say("221 bye" if self._server.is_polite else "500 what?")
                 return False
             case _:
                 self._say("250 ok")

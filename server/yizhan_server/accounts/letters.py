@@ -27,32 +27,31 @@ _LINES = {
         "Somebody wants to set a new password for your account {user} on {server}.",
     ),
 }
-_IN_USE = (
-    (
-        "有人要在 {server} 使用这个邮箱，但它已经属于那里的一个账号，所以什么也没有改变。"
-        "如果是您自己，请用那个账号登录，或在应用里选择“忘记密码”。"
-    ),
-    (
-        "Somebody wanted to use this address on {server}, but it belongs to an account there already, "
-        "so nothing has changed. If it was you, sign in to that account, or choose “forgot password” "
-        "in your app."
-    ),
+_IN_USE_ZH = (
+    "有人要在 {server} 使用这个邮箱，但它已经属于那里的一个账号，所以什么也没有改变。"
+    "如果是您自己，请用那个账号登录，或在应用里选择“忘记密码”。"
 )
-_NO_ACCOUNT = (
-    (
-        "有人要用这个邮箱在 {server} 重设密码，但那里没有可以用它重设密码的账号，所以什么也没有改变。"
-        "如果是您自己，请试试别的邮箱，或联系管理员。"
-    ),
-    (
-        "Somebody wanted to reset a password on {server} with this address, but there is no account "
-        "whose password can be reset by it, so nothing has changed. If it was you, try another "
-        "address, or ask the administrator."
-    ),
+_IN_USE_EN = (
+    "Somebody wanted to use this address on {server}, but it belongs to an account there, so "
+    "nothing has changed. If it was you, sign in to that account, or choose “forgot password” in "
+    "your app."
 )
-_NOT_YOU = (
-    "如果不是您自己，不必理会这封邮件，也不要打开链接。",
-    "If it was not you, ignore this mail, and do not open the link.",
+_NO_ACCOUNT_ZH = (
+    "有人要用这个邮箱在 {server} 重设密码，但那里没有可以用它重设密码的账号，"
+    "所以什么也没有改变。如果是您自己，请试试别的邮箱，或联系管理员。"
 )
+_NO_ACCOUNT_EN = (
+    "Somebody wanted to reset a password on {server} with this address, but there is no account "
+    "there whose password can be reset by it, so nothing has changed. If it was you, try another "
+    "address, or ask the administrator."
+)
+_LINK_ZH = "如果是您自己刚刚在应用里发起的，请在 {minutes} 分钟内打开链接并确认："
+_LINK_EN = (
+    "If you just started this in your app yourself, open the link within {minutes} minutes and "
+    "confirm:"
+)
+_NOT_YOU_ZH = "如果不是您自己，不必理会这封邮件，也不要打开链接。"
+_NOT_YOU_EN = "If it was not you, ignore this mail, and do not open the link."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +67,22 @@ def letter_with_link(
 ) -> Letter:
     """Return the mail that asks the owner of an address to agree."""
     zh, en = (line.format(server=server, user=user) for line in _LINES[purpose])
-    return Letter(
-        f"{server}：确认邮箱 / Confirm your e-mail address",
-        "\n\n".join(
-            (
-                f"{zh}\n如果是您自己刚刚在应用里发起的，请在 {minutes} 分钟内打开链接并确认：",
-                (
-                    f"{en}\nIf you just started this in your app yourself, open the link within "
-                    f"{minutes} minutes and confirm:"
-                ),
-                link,
-                "\n".join(_NOT_YOU),
-            )
-        )
-        + "\n",
-    )
+    text = f"""{zh}
+{_LINK_ZH.format(minutes=minutes)}
+
+{en}
+{_LINK_EN.format(minutes=minutes)}
+
+{link}
+
+{_NOT_YOU_ZH}
+{_NOT_YOU_EN}
+"""
+    return Letter(f"{server}：确认邮箱 / Confirm your e-mail address", text)
 
 
 def letter_without_link(purpose: Purpose, *, server: str) -> Letter:
     """Return the mail that tells the owner of an address why nothing can be done with it."""
-    lines = _NO_ACCOUNT if purpose == PASSWORD else _IN_USE
-    zh, en = (line.format(server=server) for line in lines)
-    return Letter(f"{server}：关于这个邮箱 / About this e-mail address", f"{zh}\n\n{en}\n")
+    zh, en = (_NO_ACCOUNT_ZH, _NO_ACCOUNT_EN) if purpose == PASSWORD else (_IN_USE_ZH, _IN_USE_EN)
+    text = f"{zh.format(server=server)}\n\n{en.format(server=server)}\n"
+    return Letter(f"{server}：关于这个邮箱 / About this e-mail address", text)

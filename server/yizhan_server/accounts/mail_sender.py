@@ -13,6 +13,7 @@ import asyncio
 import logging
 import smtplib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from typing import TYPE_CHECKING
@@ -86,12 +87,18 @@ class MailSender:
         return mail
 
     def _deliver(self, mail: EmailMessage) -> None:
-        with self._connected() as server:
+        server = self._connected()
+        try:
             if self._settings.security == "starttls":
                 server.starttls(context=self._tls)
             if self._password is not None:
                 server.login(self._settings.username, self._password)
             server.send_message(mail)
+            # The mail is out of our hands: however the farewell goes, it was sent.
+            with suppress(OSError, smtplib.SMTPException):
+                server.quit()
+        finally:
+            server.close()
 
     def _connected(self) -> smtplib.SMTP:
         host, port = self._settings.host, self._settings.port
