@@ -223,6 +223,7 @@ class RateLimits(Section, frozen=True, kw_only=True):
     invites: RateLimit = RateLimit(per_second=1, burst=30)
     media: RateLimit = RateLimit(per_second=5, burst=100)
     federation: RateLimit = RateLimit(per_second=50, burst=500)
+    questions: RateLimit = RateLimit(per_second=5, burst=200)
 
 
 class Media(Section, frozen=True, kw_only=True):

@@ -82,6 +82,7 @@ from yizhan_server.protocol.identifiers import parse_server_name
 from yizhan_server.protocol.signing import SigningKey
 from yizhan_server.push.delivery import PushDelivery
 from yizhan_server.push.history import NotificationHistory
+from yizhan_server.remote_services import assemble_remote
 from yizhan_server.rooms.access import RoomAccess
 from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.creation import RoomCreation
@@ -130,6 +131,7 @@ MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 
 KINDS = (
     "messages", "login", "registration", "email", "joins", "invites", "media", "federation",
+    "questions",
 )  # fmt: skip
 """Kinds of calls that are limited; each is a section of the settings."""
 
@@ -289,7 +291,8 @@ def build(
         client=federation_client, signatures=federation.key_ring, server_name=server_name,
         signing_key=signing_key,
     )  # fmt: skip
-    profiles = MemberProfiles(personal.accounts, personal.profiles)
+    remote = assemble_remote(clock, background, federation_client)
+    profiles = MemberProfiles(personal.accounts, personal.profiles, remote.profiles)
     room_settings = RoomSettings(personal.account_data, personal.push_rules)
     members = Members(
         db, stream, rooms, writer, profiles, room_settings, appservice_queries,
@@ -314,7 +317,7 @@ def build(
     key_queries = KeyQueries(db, server_name=server_name)
     access = RoomAccess(db, rooms, keys)
     departures = Departures(db, stream, clock)
-    aliases = Aliases(db, rooms, appservice_queries, server_name)
+    aliases = Aliases(db, rooms, appservice_queries, remote.aliases, server_name)
     relations = Relations(db, access)
     summaries = RoomSummaries(rooms)
     renderer = EventRenderer(db, clock, access, relations)
@@ -332,7 +335,6 @@ def build(
     changes = UserChanges(db, keys, access, receipts)
     account_changes = AccountDataChanges(db, personal.push_rules)
     reading = RoomReading(db, rooms, keys, access, aliases, shared_rooms.backfill)
-    message_index = MessageIndex(db, stream, rooms)
     files = FileStore(settings.media.path)
     media = ContentRepository(
         db, clock, files, server_name,
@@ -357,6 +359,7 @@ def build(
         db=db,
         server_name=server_name,
         peers=federation_client.peers,
+        limits=limits,
         key_ring=federation.key_ring,
         notary=federation.notary,
         discovery=make_discovery(settings),
@@ -380,6 +383,7 @@ def build(
         ),
         shared_secret_registration=personal.shared_secret_registration,
         profiles=personal.profiles,
+        remote_profiles=remote.profiles,
         account_data=personal.account_data,
         ignoring=personal.ignoring,
         filters=personal.filters,
@@ -464,8 +468,10 @@ def build(
         room_directory=RoomDirectory(
             db, rooms, is_open=settings.directory.rooms_without_sign_in
         ),
+        remote_directories=remote.directories,
         message_search=MessageSearch(
-            db, rooms, access, reading, renderer, personal.ignoring, message_index
+            db, rooms, access, reading, renderer, personal.ignoring,
+            MessageIndex(db, stream, rooms),
         ),
         media=media,
         url_previews=UrlPreviews(db, clock, media, outbound, settings.url_previews),

@@ -1,22 +1,27 @@
-"""What rooms are told about a person of this server."""
+"""What rooms are told about a person."""
 
 from __future__ import annotations
 
 from yizhan_server.accounts.accounts import Accounts
 from yizhan_server.accounts.profiles import AVATAR_URL, DISPLAY_NAME, Profiles
+from yizhan_server.accounts.remote_profiles import RemoteProfiles
 from yizhan_server.protocol.identifiers import UserID
 
 
 class MemberProfiles:
     """Answers for member events; see `rooms.members.MemberProfiles`."""
 
-    def __init__(self, accounts: Accounts, profiles: Profiles) -> None:
+    def __init__(self, accounts: Accounts, profiles: Profiles, remote: RemoteProfiles) -> None:
         self._accounts = accounts
         self._profiles = profiles
+        self._remote = remote
 
     async def member_profile(self, user_id: UserID) -> dict[str, str]:
-        """Return display name and avatar, those that are set."""
-        profile = await self._profiles.find(user_id)
+        """Return display name and avatar, those that are set; of others as their server says."""
+        if self._accounts.is_local(user_id):
+            profile = await self._profiles.find(user_id)
+        else:
+            profile = await self._remote.find_for_invitation(user_id)
         return {
             field: profile[field]
             for field in (DISPLAY_NAME, AVATAR_URL)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
-from yizhan_server.protocol.errors import Forbidden, InvalidParam, MissingToken
+from yizhan_server.protocol.errors import InvalidParam, MissingToken
+from yizhan_server.protocol.identifiers import parse_server_name
 from yizhan_server.search.room_directory import RoomsWanted
 
 routes = Routes()
@@ -55,18 +56,15 @@ async def list_public_rooms(call: Call[None]) -> JsonObject:
     """List the published rooms."""
     if call.maybe_requester is None and not call.services.room_directory.is_open:
         raise MissingToken
-    _check_server(call)
     limit = call.query_int("limit", -1)
-    return await call.services.room_directory.page(
-        RoomsWanted(since=call.query("since"), limit=_limit(None if limit < 0 else limit))
-    )
+    wanted = RoomsWanted(since=call.query("since"), limit=_limit(None if limit < 0 else limit))
+    return await _page(call, wanted)
 
 
 @routes.post("/v3/publicRooms", body=PublicRoomsBody)
 async def search_public_rooms(call: Call[PublicRoomsBody]) -> JsonObject:
     """List the published rooms that match."""
-    _check_server(call)
-    return await call.services.room_directory.page(rooms_wanted(call.body))
+    return await _page(call, rooms_wanted(call.body), call.body.third_party_instance_id)
 
 
 def rooms_wanted(body: PublicRoomsBody) -> RoomsWanted:
@@ -98,7 +96,13 @@ def _limit(limit: int | None) -> int | None:
     return limit or None
 
 
-def _check_server(call: Call[JsonObject] | Call[None] | Call[PublicRoomsBody]) -> None:
+async def _page(
+    call: Call[None] | Call[PublicRoomsBody], wanted: RoomsWanted, network: str | None = None
+) -> JsonObject:
+    """Return a page of this server's list, or of that of the server that `server` names."""
     server = call.query("server")
-    if server is not None and server != call.services.server_name:
-        raise Forbidden("Federation with this server is closed")
+    if server is None or server == call.services.server_name:
+        return await call.services.room_directory.page(wanted)
+    name = parse_server_name(server)
+    call.ask_another_server()
+    return await call.services.remote_directories.page(name, wanted, network)

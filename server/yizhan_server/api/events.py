@@ -107,7 +107,9 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
     if kind == "m.room.create":
         raise InvalidParam("A room is created once")
     if kind == "m.room.canonical_alias":
-        await call.services.room_reading.check_canonical_alias(call.path["room_id"], call.body)
+        await call.services.room_reading.check_canonical_alias(
+            call.path["room_id"], call.body, call.ask_another_server
+        )
     if kind == "m.room.member":
         # Inviting and joining this way is legal; the content is the client's own.
         target = parse_user_id(state_key)

@@ -35,6 +35,7 @@ _OPEN = {
         "/v3/devices",
         "/v3/account/whoami",
         "/v3/capabilities",
+        "/v3/directory/room/",
         "/v3/publicRooms",
         "/v3/pushrules",
         "/v3/user/{user_id}/filter/",

@@ -39,7 +39,8 @@ async def get_summary(call: Call[None]) -> JsonObject:
     """Summarise a room."""
     room = call.path["room"]
     if room.startswith("#"):
-        room = await call.services.aliases.resolve(room)
+        target = await call.services.aliases.locate(room, call.ask_another_server)
+        room = target.room_id
     elif not room.startswith("!"):
         raise InvalidParam("This is neither the id nor an alias of a room")
     requester = call.maybe_requester

@@ -16,13 +16,16 @@ from yizhan_server.protocol.identifiers import UserID, parse_user_id
 routes = Routes()
 
 
-@routes.get("/v3/profile/{user_id}", auth=Auth.NONE)
+@routes.get("/v3/profile/{user_id}", auth=Auth.OPTIONAL)
 async def get_profile(call: Call[None]) -> JsonObject:
-    """Show a user's profile. Clients in use ask without a token, as the specification allows."""
+    """Show a user's profile. Clients in use ask without a token, as the specification allows.
+
+    Other servers are not asked for those who have not signed in.
+    """
     return await _find_profile(call)
 
 
-@routes.get("/v3/profile/{user_id}/{field}", auth=Auth.NONE)
+@routes.get("/v3/profile/{user_id}/{field}", auth=Auth.OPTIONAL)
 async def get_profile_field(call: Call[None]) -> JsonObject:
     """Show one field of a user's profile."""
     field = check_field_name(call.path["field"])
@@ -51,6 +54,8 @@ async def remove_profile_field(call: Call[None]) -> JsonObject:
 
 async def _find_profile(call: Call[None]) -> dict[str, Any]:
     user_id = parse_user_id(call.path["user_id"])
+    if not call.services.accounts.is_local(user_id):
+        return await call.services.remote_profiles.find(user_id, call.ask_another_server)
     if await call.services.accounts.find_active(user_id) is None:
         raise NotFound("There is no such user")
     return await call.services.profiles.find(user_id)

@@ -5,6 +5,7 @@ Spec: client-server API, "Creation", "Room aliases", "Room membership", "Listing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -158,7 +159,8 @@ async def upgrade(call: Call[UpgradeBody]) -> JsonObject:
 @routes.post("/v3/join/{room}", body=dict, limit="joins")
 async def join_by_id_or_alias(call: Call[JsonObject]) -> JsonObject:
     """Join a room by id or alias."""
-    return await _join(call, await _room_id(call, call.path["room"]))
+    room_id, servers = await _located(call, call.path["room"])
+    return await _join(call, room_id, servers)
 
 
 @routes.post("/v3/rooms/{room_id}/join", body=dict, limit="joins")
@@ -167,7 +169,9 @@ async def join_by_id(call: Call[JsonObject]) -> JsonObject:
     return await _join(call, call.path["room_id"])
 
 
-async def _join(call: Call[JsonObject], room_id: str) -> JsonObject:
+async def _join(
+    call: Call[JsonObject], room_id: str, servers: Sequence[ServerName] = ()
+) -> JsonObject:
     body = msgspec.convert(call.body, JoinBody)
     # Whatever else there is becomes part of the member event, as clients have come to expect.
     extra = {key: call.body[key] for key in call.body.keys() - NOT_FOR_MEMBER_EVENT}
@@ -175,7 +179,7 @@ async def _join(call: Call[JsonObject], room_id: str) -> JsonObject:
         wanted = await call.services.rooms.get(room_id)
         await call.services.guest_access.check_may_join(wanted, call.requester.user_id)
     room = await call.services.members.join(
-        call.requester.user_id, room_id, body.reason, extra, _via(call)
+        call.requester.user_id, room_id, body.reason, extra, [*_via(call), *servers]
     )
     return {"room_id": room.room_id}
 
@@ -183,9 +187,9 @@ async def _join(call: Call[JsonObject], room_id: str) -> JsonObject:
 @routes.post("/v3/knock/{room}", body=JoinBody, limit="joins")
 async def knock(call: Call[JoinBody]) -> JsonObject:
     """Ask to be invited."""
-    room_id = await _room_id(call, call.path["room"])
+    room_id, servers = await _located(call, call.path["room"])
     room = await call.services.members.knock(
-        call.requester.user_id, room_id, call.body.reason, _via(call)
+        call.requester.user_id, room_id, call.body.reason, [*_via(call), *servers]
     )
     return {"room_id": room.room_id}
 
@@ -273,11 +277,11 @@ async def add_alias(call: Call[AliasBody]) -> JsonObject:
     return {}
 
 
-@routes.get("/v3/directory/room/{alias}", auth=Auth.NONE)
+@routes.get("/v3/directory/room/{alias}", auth=Auth.OPTIONAL)
 async def resolve_alias(call: Call[None]) -> JsonObject:
-    """Find the room of an alias."""
-    room_id = await call.services.aliases.resolve(call.path["alias"])
-    return {"room_id": room_id, "servers": [call.services.server_name]}
+    """Find the room of an alias; of another server's only for those who have signed in."""
+    target = await call.services.aliases.locate(call.path["alias"], call.ask_another_server)
+    return {"room_id": target.room_id, "servers": target.servers}
 
 
 @routes.delete("/v3/directory/room/{alias}")
@@ -321,8 +325,12 @@ async def set_room_visibility(call: Call[VisibilityBody]) -> JsonObject:
     return {}
 
 
-async def _room_id(call: Call[Any], room: str) -> str:
-    return await call.services.aliases.resolve(room) if room.startswith("#") else room
+async def _located(call: Call[Any], room: str) -> tuple[str, list[ServerName]]:
+    """Return the room that is named by ID or alias, with the servers that an alias names."""
+    if not room.startswith("#"):
+        return room, []
+    target = await call.services.aliases.locate(room, call.ask_another_server)
+    return target.room_id, target.servers
 
 
 def _via(call: Call[Any]) -> list[ServerName]:

@@ -41,7 +41,7 @@ from yizhan_server.api.peer_authentication import PeerAuthentication
 from yizhan_server.api.services import Services
 from yizhan_server.api.suspension import is_open_to_suspended, user_suspended
 from yizhan_server.appservices.identities import AppserviceIdentities
-from yizhan_server.protocol.errors import BadJson, MatrixError, TooLarge
+from yizhan_server.protocol.errors import BadJson, MatrixError, MissingToken, TooLarge
 from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName
 from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, VisibleEvent
 from yizhan_server.rooms.rendering import Reader
@@ -85,6 +85,10 @@ class Auth(Enum):
 
 PEER_LIMIT = "federation"
 """The rate limit of other servers: by address before a signature is checked, then by name."""
+
+
+QUESTIONS_LIMIT = "questions"
+"""The rate limit of what other servers are asked on behalf of one user."""
 
 
 @dataclass(slots=True)
@@ -183,6 +187,19 @@ class Call(Generic[Body]):
                 400, "M_INVALID_PARAM", f"'{name}' must be one of {', '.join(choices)}"
             )
         return value
+
+    def ask_another_server(self) -> None:
+        """Count a question that another server has to answer; refuse it to whom it is not for.
+
+        Guests, and who has not signed in, get what is here.
+        """
+        requester = self._requester
+        if requester is None:
+            raise MissingToken
+        if requester.is_guest:
+            raise guest_forbidden()
+        if requester.is_rate_limited:
+            self.services.limits.check(QUESTIONS_LIMIT, requester.user_id)
 
     async def joined_room(self) -> JoinedRoom:
         """Return proof that the requester is joined to the path's room, or answer 403."""

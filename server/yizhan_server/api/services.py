@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.pushers import Pushers
     from yizhan_server.accounts.registration import Registration, SharedSecretRegistration
     from yizhan_server.accounts.registration_sessions import RegistrationSessions
+    from yizhan_server.accounts.remote_profiles import RemoteProfiles
     from yizhan_server.accounts.sessions import Sessions
     from yizhan_server.admin.administration import UserAdministration
     from yizhan_server.admin.media import MediaAdministration
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from yizhan_server.admin.rooms import RoomAdministration
     from yizhan_server.admin.tokens import TokenAdministration
     from yizhan_server.api.discovery import Discovery, Turn
+    from yizhan_server.api.limits import RateLimits
     from yizhan_server.appservices.accounts import AppserviceAccounts
     from yizhan_server.appservices.directory import NetworkDirectories
     from yizhan_server.appservices.queries import AppserviceQueries
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.upgrade import RoomUpgrades
     from yizhan_server.rooms.writer import EventWriter
     from yizhan_server.search.messages import MessageSearch
+    from yizhan_server.search.remote_directories import RemoteDirectories
     from yizhan_server.search.room_directory import RoomDirectory
     from yizhan_server.search.user_directory import UserDirectory
     from yizhan_server.sso.cas import CasServer
@@ -108,6 +111,7 @@ class Services:
     db: Database
     server_name: ServerName
     peers: Peers
+    limits: RateLimits
     key_ring: KeyRing
     notary: Notary
     discovery: Discovery
@@ -122,6 +126,7 @@ class Services:
     registration_sessions: RegistrationSessions
     shared_secret_registration: SharedSecretRegistration
     profiles: Profiles
+    remote_profiles: RemoteProfiles
     account_data: AccountData
     ignoring: Ignoring
     filters: Filters
@@ -194,6 +199,7 @@ class Services:
     key_backups: KeyBackups
     user_directory: UserDirectory
     room_directory: RoomDirectory
+    remote_directories: RemoteDirectories
     message_search: MessageSearch
     media: ContentRepository
     url_previews: UrlPreviews

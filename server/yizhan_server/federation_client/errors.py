@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.errors import Forbidden, MatrixError
 from yizhan_server.protocol.identifiers import ServerName
 
 
@@ -50,3 +51,30 @@ class RemoteRefused(RemoteFailure):
         if self.status not in (404, 405):
             return False
         return self.errcode == "M_UNRECOGNIZED" or "errcode" not in self.body
+
+_PASSED_ON = frozenset(
+    (
+        "M_BAD_JSON", "M_BAD_STATE", "M_FORBIDDEN", "M_INCOMPATIBLE_ROOM_VERSION",
+        "M_INVALID_PARAM", "M_INVITE_BLOCKED", "M_LIMIT_EXCEEDED", "M_NOT_FOUND",
+        "M_NOT_YET_UPLOADED", "M_TOO_LARGE", "M_UNABLE_TO_AUTHORISE_JOIN",
+        "M_UNABLE_TO_GRANT_JOIN", "M_UNKNOWN", "M_UNRECOGNIZED", "M_UNSUPPORTED_ROOM_VERSION",
+    )
+)  # fmt: skip
+
+
+def told_to_client(failure: RemoteFailure) -> MatrixError:
+    """Return what a client is told whose call another server had to answer.
+
+    A refusal is passed on with its reason unless a client would take it as one of this server:
+    another one must not be able to say that somebody is signed out or suspended.
+    """
+    if isinstance(failure, PeerNotAllowed):
+        return Forbidden("Federation with this server is closed")
+    if not isinstance(failure, RemoteRefused):
+        return MatrixError(502, "M_UNKNOWN", "The other server could not be reached")
+    if failure.errcode not in _PASSED_ON or failure.status in (401, 407):
+        return MatrixError(502, "M_UNKNOWN", "The other server refused")
+    status = failure.status if 400 <= failure.status < 500 else 502
+    version = failure.body.get("room_version")
+    fields = {"room_version": version} if isinstance(version, str) else {}
+    return MatrixError(status, failure.errcode, failure.error[:500], **fields)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from yizhan_database import Database, GuardFailed, Transaction
+from yizhan_server.federation_client.remembered import Ask
 from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import (
     RoomAlias,
@@ -19,8 +20,10 @@ from yizhan_server.protocol.identifiers import (
 )
 from yizhan_server.rooms.power import current_power_levels
 from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.remote_aliases import AliasTarget, RemoteAliases
 from yizhan_server.rooms.room import Room
 from yizhan_server.storage import aliases as stored_aliases
+from yizhan_server.storage import room_servers as stored_servers
 
 
 class AliasSource(Protocol):
@@ -39,11 +42,17 @@ class Aliases:
     """Names for rooms, and which rooms are listed."""
 
     def __init__(
-        self, db: Database, rooms: Rooms, source: AliasSource, server_name: ServerName
+        self,
+        db: Database,
+        rooms: Rooms,
+        source: AliasSource,
+        remote: RemoteAliases,
+        server_name: ServerName,
     ) -> None:
         self._db = db
         self._rooms = rooms
         self._source = source
+        self._remote = remote
         self._server_name = server_name
 
     async def check_new(self, localpart: str, *, service: str | None = None) -> RoomAlias:
@@ -59,8 +68,24 @@ class Aliases:
             raise MatrixError(400, "M_ROOM_IN_USE", "The alias is taken")
         return alias
 
+    async def locate(self, alias: str, ask: Ask) -> AliasTarget:
+        """Return where an alias of whatever server leads, or answer M_NOT_FOUND.
+
+        `ask` is called before another server is asked.
+        """
+        parsed = parse_room_alias(alias)
+        if server_name_of(parsed) != self._server_name:
+            return await self._remote.locate(parsed, ask)
+        room_id = await self.resolve(alias)
+        room = await self._rooms.get(room_id)
+        servers = await stored_servers.largest_servers(self._db, room.nid)
+        # Oneself first: the alias came from here, and a join that ends here is the shortest.
+        own = [self._server_name] if self._server_name in servers or not servers else []
+        others = [ServerName(each) for each in servers if each != self._server_name]
+        return AliasTarget(room_id, [*own, *others])
+
     async def resolve(self, alias: str) -> RoomID:
-        """Return the room that an alias names, or answer M_NOT_FOUND."""
+        """Return the room that an alias of this server names, or answer M_NOT_FOUND."""
         parse_room_alias(alias)
         found = await stored_aliases.find_alias(self._db, alias)
         if found is None and await self._source.offer_alias(alias):

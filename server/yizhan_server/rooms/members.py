@@ -286,7 +286,7 @@ class Members:
         self, subject: UserID | None, membership: str, reason: str | None
     ) -> dict[str, Any]:
         content: dict[str, Any] = {"membership": membership}
-        if subject is not None and server_name_of(subject) == self._server_name:
+        if subject is not None:
             content.update(await self._profiles.member_profile(subject))
         if reason is not None:
             content["reason"] = reason

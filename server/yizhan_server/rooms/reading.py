@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from yizhan_database import Database
+from yizhan_server.federation_client.remembered import Ask
 from yizhan_server.protocol.errors import BadJson, InvalidParam, MatrixError, NotFound
 from yizhan_server.protocol.identifiers import InvalidIdentifier, UserID, parse_room_alias
 from yizhan_server.protocol.stream_token import PageToken, SyncToken, parse_token
@@ -346,8 +347,10 @@ class RoomReading:
         ]  # fmt: skip
         return pages[0], pages[1]
 
-    async def check_canonical_alias(self, room_id: str, content: dict[str, Any]) -> None:
-        """Answer M_BAD_ALIAS unless every *newly* named alias of ours points to this room.
+    async def check_canonical_alias(self, room_id: str, content: dict[str, Any], ask: Ask) -> None:
+        """Answer M_BAD_ALIAS unless every *newly* named alias points to this room.
+
+        `ask` is called before another server is asked for one.
 
         Spec: `m.room.canonical_alias`, "Error responses".
         """
@@ -360,10 +363,10 @@ class RoomReading:
             except InvalidIdentifier as error:
                 raise InvalidParam(str(error)) from None
             try:
-                target = await self._aliases.resolve(alias)
+                target = await self._aliases.locate(alias, ask)
             except NotFound:
                 target = None
-            if target != room_id:
+            if target is None or target.room_id != room_id:
                 raise MatrixError(400, "M_BAD_ALIAS", "The alias does not point to this room")
 
     async def _place_after(self, readable: ReadableRoom, position: int) -> tuple[int, int]:

@@ -36,10 +36,10 @@ async def query_profile(call: Call[None]) -> JsonObject:
 async def query_directory(call: Call[None]) -> JsonObject:
     """Tell which room an alias of this server names, and who can let one in."""
     alias = parse_room_alias(call.query_required("room_alias"))
-    server_name = call.services.server_name
-    if server_name_of(alias) != server_name:
+    if server_name_of(alias) != call.services.server_name:
         raise NotFound("This is an alias of another server")
-    return {"room_id": await call.services.aliases.resolve(alias), "servers": [server_name]}
+    target = await call.services.aliases.locate(alias, call.ask_another_server)
+    return {"room_id": target.room_id, "servers": target.servers}
 
 
 @routes.get("/v1/publicRooms")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from yizhan_server.federation_client.errors import RemoteFailure, RemoteRefused
+from yizhan_server.federation_client.errors import RemoteFailure, RemoteRefused, told_to_client
 from yizhan_server.federation_client.rooms import RoomRequests
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import BadJson, Forbidden, InvalidParam, MatrixError
@@ -87,15 +87,15 @@ class Inviting:
         except RemoteRefused as refusal:
             old = version.event_id_format is EventIdFormat.FIELD
             if not (old and refusal.status in (400, 404)):
-                raise _as_matrix_error(refusal) from None
+                raise told_to_client(refusal) from None
             try:
                 raw = await self._requests.invite_v1(
                     server, room.room_id, pdu.event_id, pdu.raw, room_state=shown
                 )
             except RemoteFailure as failure:
-                raise _as_matrix_error(failure) from None
+                raise told_to_client(failure) from None
         except RemoteFailure as failure:
-            raise _as_matrix_error(failure) from None
+            raise told_to_client(failure) from None
         found = await self._verification.verified([raw], version, room.room_id)
         if not found or found[0].event_id != pdu.event_id:
             raise MatrixError(502, "M_UNKNOWN", "The other server answered with something else")
@@ -173,10 +173,3 @@ def _target(pdu: Pdu, origin: ServerName, room_id: str, event_id: str, own: Serv
     if server_name_of(pdu.sender) != origin:
         raise Forbidden("The event is not by a user of your server")
     return UserID(pdu.state_key)
-
-
-def _as_matrix_error(failure: RemoteFailure) -> MatrixError:
-    """Return what the inviting client is told."""
-    if isinstance(failure, RemoteRefused) and 400 <= failure.status < 500:
-        return MatrixError(failure.status, failure.errcode, failure.error)
-    return MatrixError(502, "M_UNKNOWN", "The server of this user could not be reached")

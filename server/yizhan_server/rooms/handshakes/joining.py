@@ -18,7 +18,12 @@ from weakref import WeakValueDictionary
 
 from yizhan_server.clock import Clock
 from yizhan_server.federation_client.answers import RawPdu, read_pdu
-from yizhan_server.federation_client.errors import RemoteFailure, RemoteMisbehaved, RemoteRefused
+from yizhan_server.federation_client.errors import (
+    RemoteFailure,
+    RemoteMisbehaved,
+    RemoteRefused,
+    told_to_client,
+)
 from yizhan_server.federation_client.rooms import RoomRequests, SentJoin, Template
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import AuthRuleRejection, MatrixError
@@ -280,13 +285,6 @@ def _references(pdu: Pdu, version: RoomVersion) -> list[Any]:
 
 def _as_matrix_error(failure: RemoteFailure | None) -> MatrixError:
     """Return what a client is told when no server helped."""
-    if isinstance(failure, RemoteRefused) and 400 <= failure.status < 500:
-        fields = {
-            key: value
-            for key, value in failure.body.items()
-            if key == "room_version" and isinstance(value, str)
-        }
-        return MatrixError(failure.status, failure.errcode, failure.error, **fields)
     if failure is None:
         return MatrixError(404, "M_NOT_FOUND", "No server of this room is known; name one with via")
-    return MatrixError(502, "M_UNKNOWN", "No server of this room could be reached")
+    return told_to_client(failure)
