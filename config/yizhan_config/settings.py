@@ -233,6 +233,8 @@ class Media(Section, frozen=True, kw_only=True):
     max_upload_bytes: Positive = 100_000_000
     max_image_pixels: Positive = 40_000_000
     unauthenticated_download: bool = False
+    remote_days: Count = 30
+    remote_bytes: Positive = 10_000_000_000
 
 
 HostPattern = Annotated[

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from yizhan_server.flows.deactivation import Deactivation
     from yizhan_server.flows.device_rename import DeviceRename
     from yizhan_server.flows.profile_change import ProfileChange
+    from yizhan_server.media.remote_media import RemoteMedia
     from yizhan_server.media.repository import ContentRepository
     from yizhan_server.protocol.identifiers import ServerName
     from yizhan_server.rooms.aliases import Aliases
@@ -62,6 +63,7 @@ def assemble_administration(
     aliases: Aliases,
     departures: Departures,
     media: ContentRepository,
+    remote_media: RemoteMedia,
 ) -> Administration:
     """Build the services."""
     removal = RoomRemoval(db, rooms, members, creation, writer, aliases, departures, server_name)
@@ -99,6 +101,7 @@ def assemble_administration(
             accounts=personal.accounts,
             rooms=rooms,
             media=media,
+            remote_media=remote_media,
             server_name=server_name,
         ),
         tokens=TokenAdministration(db, clock, flows.record),

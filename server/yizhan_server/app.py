@@ -231,6 +231,7 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
         background.keep("unnamed files", homeserver.services.media.run)
+        background.keep("files of other servers", homeserver.services.remote_media.run)
         background.keep("room removals", homeserver.removal.resume)
         background.keep("oauth", homeserver.services.oauth_grants.run)
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
@@ -291,7 +292,13 @@ def build(
         client=federation_client, signatures=federation.key_ring, server_name=server_name,
         signing_key=signing_key,
     )  # fmt: skip
-    remote = assemble_remote(clock, background, federation_client)
+    files = FileStore(settings.media.path)
+    media = ContentRepository(
+        db, clock, files, server_name,
+        max_upload_bytes=settings.media.max_upload_bytes,
+        is_public=settings.media.unauthenticated_download,
+    )  # fmt: skip
+    remote = assemble_remote(db, clock, background, federation_client, media, settings.media)
     profiles = MemberProfiles(personal.accounts, personal.profiles, remote.profiles)
     room_settings = RoomSettings(personal.account_data, personal.push_rules)
     members = Members(
@@ -335,12 +342,6 @@ def build(
     changes = UserChanges(db, keys, access, receipts)
     account_changes = AccountDataChanges(db, personal.push_rules)
     reading = RoomReading(db, rooms, keys, access, aliases, shared_rooms.backfill)
-    files = FileStore(settings.media.path)
-    media = ContentRepository(
-        db, clock, files, server_name,
-        max_upload_bytes=settings.media.max_upload_bytes,
-        is_public=settings.media.unauthenticated_download,
-    )  # fmt: skip
     creation = RoomCreation(
         writer, members, profiles, aliases,
         settings.rooms.default_version, settings.rooms.encrypt_by_default,
@@ -351,7 +352,7 @@ def build(
         personal=personal, flows=flows, profile_change=profile_change, deactivation=deactivation,
         device_rename=device_rename, rooms=rooms, members=members, creation=creation,
         writer=writer, renderer=renderer, aliases=aliases, departures=departures,
-        media=media,
+        media=media, remote_media=remote.media,
     )  # fmt: skip
     turn_secret = settings.turn.shared_secret_file
     sign_in = assemble_sign_in(settings, db, clock, outbound, personal, flows)
@@ -474,6 +475,7 @@ def build(
             MessageIndex(db, stream, rooms),
         ),
         media=media,
+        remote_media=remote.media,
         url_previews=UrlPreviews(db, clock, media, outbound, settings.url_previews),
         thumbnails=Thumbnails(media, files, settings.media.max_image_pixels),
         sync=Sync(

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from yizhan_server.accounts.remote_profiles import RemoteProfiles
+from yizhan_server.media.remote_media import RemoteMedia
 from yizhan_server.rooms.remote_aliases import RemoteAliases
 from yizhan_server.search.remote_directories import RemoteDirectories
 
 if TYPE_CHECKING:
+    from yizhan_config.settings import Media
     from yizhan_config.tasks import Background
+    from yizhan_database import Database
     from yizhan_server.clock import Clock
     from yizhan_server.federation_client.client import FederationClient
+    from yizhan_server.media.repository import ContentRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +26,21 @@ class RemoteServices:
     profiles: RemoteProfiles
     aliases: RemoteAliases
     directories: RemoteDirectories
+    media: RemoteMedia
 
 
 def assemble_remote(
-    clock: Clock, background: Background, client: FederationClient
+    db: Database,
+    clock: Clock,
+    background: Background,
+    client: FederationClient,
+    repository: ContentRepository,
+    settings: Media,
 ) -> RemoteServices:
     """Build these services."""
     return RemoteServices(
         RemoteProfiles(clock, background, client.queries),
         RemoteAliases(clock, background, client.queries),
         RemoteDirectories(client.queries),
+        RemoteMedia(db, clock, background, repository, client.media, settings),
     )

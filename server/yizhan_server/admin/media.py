@@ -6,6 +6,7 @@ stay where they are, as evidence.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,6 +15,7 @@ from yizhan_database import Transaction
 from yizhan_server.admin.gate import Administrator, get_account
 from yizhan_server.protocol.errors import NotFound
 from yizhan_server.storage import media_administration as storage
+from yizhan_server.storage.remote_media import find_listed_remote_media
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.accounts import Accounts
     from yizhan_server.admin.record import Record
     from yizhan_server.clock import Clock
+    from yizhan_server.media.remote_media import RemoteMedia
     from yizhan_server.media.repository import ContentRepository
     from yizhan_server.protocol.identifiers import ServerName, UserID
     from yizhan_server.rooms.registry import Rooms
@@ -42,6 +45,7 @@ class MediaAdministration:
         accounts: Accounts,
         rooms: Rooms,
         media: ContentRepository,
+        remote_media: RemoteMedia,
         server_name: ServerName,
     ) -> None:
         self._db = db
@@ -50,15 +54,17 @@ class MediaAdministration:
         self._accounts = accounts
         self._rooms = rooms
         self._media = media
+        self._remote_media = remote_media
         self._server_name = server_name
 
     # region looking
 
     async def get(self, server_name: str, media_id: str) -> ListedMedia:
-        """Return what is known of a file of this server, or answer M_NOT_FOUND."""
-        found = None
+        """Return what is known of a file that is here, or answer M_NOT_FOUND."""
         if server_name == self._server_name:
             found = await storage.find_listed_media(self._db, media_id)
+        else:
+            found = await find_listed_remote_media(self._db, server_name, media_id)
         if found is None:
             raise NotFound("There is no such file on this server")
         return found
@@ -104,12 +110,12 @@ class MediaAdministration:
 
     async def quarantine_room(self, administrator: Administrator, room_id: str) -> int:
         """Serve nothing any more that a room names; returns how many files that are."""
-        local, _ = await self.of_room(room_id)
         found = []
-        for uri in local:
-            media = await storage.find_listed_media(self._db, uri.rpartition("/")[2])
-            if media is not None:
-                found.append(media)
+        for uri in itertools.chain(*await self.of_room(room_id)):
+            try:
+                found.append(await self.get(*uri.removeprefix(_SCHEME).partition("/")[::2]))
+            except NotFound:
+                continue
         return await self._quarantine(administrator, room_id, found, "room")
 
     async def quarantine_user(self, administrator: Administrator, user_id: UserID) -> int:
@@ -139,6 +145,28 @@ class MediaAdministration:
             administrator.user_id, "delete_media", {"media": list(media_ids)}
         )
         await self._media.delete(media_ids, also=entry.about(subject))
+
+    async def delete_remote(
+        self, administrator: Administrator, server_name: str, media_id: str
+    ) -> None:
+        """Delete a file of another server; unless it is in quarantine, it may come again."""
+        entry = await self._record.begin(
+            administrator.user_id, "delete_media", {"server": server_name}
+        )
+        tx = Transaction()
+        entry(tx, media_id)
+        await self._db.commit(tx)
+        await self._remote_media.delete(server_name, media_id)
+
+    async def purge_remote(self, administrator: Administrator, before_ms: int) -> int:
+        """Delete the files of other servers that nobody has read since; returns how many."""
+        entry = await self._record.begin(
+            administrator.user_id, "purge_remote_media", {"before_ms": before_ms}
+        )
+        tx = Transaction()
+        entry(tx, self._server_name)
+        await self._db.commit(tx)
+        return await self._remote_media.purge(before_ms)
 
     async def _quarantine(
         self, administrator: Administrator, subject: str, found: Sequence[ListedMedia], by: str

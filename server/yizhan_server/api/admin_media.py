@@ -39,7 +39,7 @@ async def get_media(call: Call[None]) -> JsonObject:
     return {
         "media_info": {
             **_to_json(found),
-            "media_origin": None,
+            "media_origin": found.server,
             "user_id": found.owner,
             "filesystem_id": None,
             "url_cache": None,
@@ -53,9 +53,22 @@ async def get_media(call: Call[None]) -> JsonObject:
 async def delete_media(call: Call[None]) -> JsonObject:
     """Delete a file."""
     media = call.services.media_administration
-    media_id = (await media.get(call.path["server_name"], call.path["media_id"])).media_id
-    await media.delete(call.administrator, media_id, [media_id])
+    found = await media.get(call.path["server_name"], call.path["media_id"])
+    media_id = found.media_id
+    if found.server is None:
+        await media.delete(call.administrator, media_id, [media_id])
+    else:
+        await media.delete_remote(call.administrator, found.server, media_id)
     return {"deleted_media": [media_id], "total": 1}
+
+
+@routes.post("/v1/purge_media_cache", auth=Auth.ADMIN)
+async def purge_media_cache(call: Call[None]) -> JsonObject:
+    """Delete the files of other servers that nobody has read since a time."""
+    call.query_required("before_ts")
+    before_ms = call.query_int("before_ts", 0)
+    media = call.services.media_administration
+    return {"deleted": await media.purge_remote(call.administrator, before_ms)}
 
 
 # region of users and rooms

@@ -181,9 +181,16 @@ async def body_of(call: Call[None], most: int) -> AsyncIterator[bytes]:
 
 
 async def find_media(call: Call[None]) -> Media:
-    """Return what the path names, waiting for it as long as the caller wants to."""
-    return await call.services.media.get(
-        call.path["server_name"], call.path["media_id"], wait_of(call)
+    """Return what the path names, waiting for it as long as the caller wants to.
+
+    The files of other servers are fetched unless `allow_remote` says not to.
+    """
+    server, media_id = call.path["server_name"], call.path["media_id"]
+    is_remote_allowed = call.query_bool("allow_remote", default=True)
+    if server == call.services.server_name or not is_remote_allowed:
+        return await call.services.media.get(server, media_id, wait_of(call))
+    return await call.services.remote_media.get(
+        server, media_id, wait_of(call), call.ask_another_server
     )
 
 

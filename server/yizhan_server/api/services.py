@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from yizhan_server.identity.bindings import IdentityBindings
     from yizhan_server.identity.servers import IdentityServers
     from yizhan_server.media.previews import UrlPreviews
+    from yizhan_server.media.remote_media import RemoteMedia
     from yizhan_server.media.repository import ContentRepository
     from yizhan_server.media.thumbnails import Thumbnails
     from yizhan_server.oauth.authorization import Authorizations
@@ -202,6 +203,7 @@ class Services:
     remote_directories: RemoteDirectories
     message_search: MessageSearch
     media: ContentRepository
+    remote_media: RemoteMedia
     url_previews: UrlPreviews
     thumbnails: Thumbnails
     sync: Sync

@@ -1,7 +1,7 @@
 """Answers of other servers that are kept for a while.
 
 However many ask at once, the other server is asked once; and what it refuses, or that it does not
-answer, is kept too, for a shorter time.
+answer, is kept too, for half a minute.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Remembered(Generic[K, V]):
         try:
             outcome: V | RemoteFailure = await self._question(key)
         except RemoteFailure as failure:
-            outcome, lifetime_ms = failure, min(FAILURES_MS, self._for_ms)
+            outcome, lifetime_ms = failure, FAILURES_MS
         except Exception as error:
             asked.set_exception(error)
             asked.exception()  # the supervisor logs it; those who wait get it as well

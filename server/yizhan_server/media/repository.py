@@ -86,6 +86,11 @@ def clean_file_name(name: str | None) -> str | None:
     return _UNSAFE_IN_NAMES.sub("_", name)
 
 
+def is_media_id(media_id: str) -> bool:
+    """Whether this can be the id of a file, of whatever server."""
+    return _MEDIA_ID.fullmatch(media_id) is not None
+
+
 class ContentRepository:
     """The files of this server's users."""
 
@@ -136,7 +141,7 @@ class ContentRepository:
             )  # fmt: skip
             await self._db.commit(tx)
 
-        await self._receive(body, record)
+        await self.receive(body, record)
         return self._uri(media_id)
 
     async def reserve(self, owner: str) -> tuple[str, int]:
@@ -185,7 +190,7 @@ class ContentRepository:
             await self._db.commit(tx)
 
         try:
-            await self._receive(body, record)
+            await self.receive(body, record)
         except GuardFailed:
             await self._check_open(owner, server_name, media_id)
             raise
@@ -196,7 +201,7 @@ class ContentRepository:
     async def get(self, server_name: str, media_id: str, wait_ms: int) -> Media:
         """Return what an id names, waiting for an upload that is still to come.
 
-        M_NOT_FOUND for an unknown id, and for every other server's: federation is closed.
+        M_NOT_FOUND for an unknown id, and for every other server's: see `media.remote_media`.
         M_NOT_YET_UPLOADED (504) after `wait_ms`.
         """
         found = await self._find(server_name, media_id)
@@ -268,7 +273,11 @@ class ContentRepository:
         """End the threads."""
         self._threads.shutdown()
 
-    async def _receive(
+    def path_of(self, digest: bytes) -> Path:
+        """Return where the bytes with this digest are."""
+        return self._store.path_of(digest)
+
+    async def receive(
         self, body: AsyncIterator[bytes], record: Callable[[KeptFile], Awaitable[None]]
     ) -> None:
         """Write a body to the disk, holding no more than a block of it in memory.
@@ -307,7 +316,7 @@ class ContentRepository:
 
     async def _find(self, server_name: str, media_id: str) -> storage.StoredMedia | None:
         """Return a row that has not expired; path tricks and other servers find none."""
-        if server_name != self._server_name or _MEDIA_ID.fullmatch(media_id) is None:
+        if server_name != self._server_name or not is_media_id(media_id):
             return None
         found = await storage.find_media(self._db, media_id)
         if found is None or found.expires_ms is None:

@@ -71,7 +71,7 @@ def append_media(
         " VALUES (?, ?, ?, ?, ?, ?)",
         media_id, owner, digest, content_type, file_name, now_ms,
     )  # fmt: skip
-    _add_reference(tx, digest, size)
+    add_reference(tx, digest, size)
 
 
 def guard_reservation(
@@ -107,7 +107,7 @@ def guard_filled(
         " WHERE media_id = ? AND expires_ms > ?",
         digest, content_type, file_name, media_id, now_ms,
     )  # fmt: skip
-    _add_reference(tx, digest, size)
+    add_reference(tx, digest, size)
 
 
 def release_media(tx: Transaction, media_id: str) -> None:
@@ -135,7 +135,8 @@ def guard_unnamed(tx: Transaction, digest: bytes) -> None:
     tx.guard("DELETE FROM media_file WHERE digest = ? AND reference_count = 0", digest)
 
 
-def _add_reference(tx: Transaction, digest: bytes, size: int) -> None:
+def add_reference(tx: Transaction, digest: bytes, size: int) -> None:
+    """Count one more id that names a file."""
     tx.execute(
         "INSERT INTO media_file (digest, size, reference_count) VALUES (?, ?, 1)"
         " ON CONFLICT (digest) DO UPDATE SET reference_count = media_file.reference_count + 1",

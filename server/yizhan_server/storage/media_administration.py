@@ -11,10 +11,11 @@ from yizhan_server.storage.purging import BEFORE_ALL
 
 @dataclass(frozen=True, slots=True)
 class ListedMedia:
-    """An id of this server with what it names."""
+    """An id with what it names."""
 
     media_id: str
-    owner: str
+    owner: str | None
+    """Of another server's files nobody knows it."""
     digest: bytes
     size: int
     content_type: str
@@ -22,6 +23,8 @@ class ListedMedia:
     created_ms: int
     quarantined_by: str | None
     is_protected: bool
+    server: str | None = None
+    """Whose file it is, if not this one's."""
 
 
 _COLUMNS = (
