@@ -58,8 +58,7 @@ async def test_nobody_changes_somebody_elses_profile(server: AccountServer) -> N
 
 
 async def test_profiles_of_nobody_are_not_there(server: AccountServer) -> None:
-    for user_id in ("@nobody:home.test", "@alice:elsewhere.test"):
-        assert (await server.call("GET", f"/v3/profile/{user_id}")).errcode == "M_NOT_FOUND"
+    assert (await server.call("GET", "/v3/profile/@nobody:home.test")).errcode == "M_NOT_FOUND"
     for garbage in ("alice", "@alice", "%00", "@a%00:home.test", "@:!"):
         answer = await server.call("GET", f"/v3/profile/{garbage}")
         assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM"), garbage

@@ -56,6 +56,7 @@ ACTS: dict[str, tuple[Any, str]] = {
     "POST /_synapse/admin/v1/room/{room_id}/media/quarantine": ({}, "quarantine"),
     "POST /_synapse/admin/v1/user/{user_id}/media/quarantine": ({}, "quarantine"),
     "DELETE /_synapse/admin/v1/media/{server_name}/{media_id}": (None, "delete_media"),
+    "POST /_synapse/admin/v1/purge_media_cache": (None, "purge_remote_media"),
     "DELETE /_synapse/admin/v1/users/{user_id}/media": (None, "delete_media"),
     "POST /_synapse/admin/v1/purge_history/{room_id}/{event_id}": ({}, "purge_history"),
     "POST /_synapse/admin/v1/purge_history/{room_id}": ({"purge_up_to_ts": 1}, "purge_history"),
@@ -68,6 +69,8 @@ ACTS: dict[str, tuple[Any, str]] = {
     "POST /_synapse/admin/v1/deactivate/{user_id}": ({}, "deactivate"),
 }
 """In this order, the harmless first: what is asked, and what the record calls it."""
+
+QUERIES = {"POST /_synapse/admin/v1/purge_media_cache": {"before_ts": "1"}}
 
 
 @pytest_asyncio.fixture
@@ -104,7 +107,7 @@ async def test_every_act_is_on_the_record(homeserver: HomeserverInProcess) -> No
         )
         names = {"USER": alice.user_id, "DEVICES": [values["device_id"]]}
         asked = body and {key: names.get(str(value), value) for key, value in body.items()}
-        answer = await admin.call(method, path, asked)
+        answer = await admin.call(method, path, asked, params=QUERIES.get(endpoint))
         latest = (await admin.get("/_yizhan/admin/v1/record", limit="3"))["record"]
         acts = [(act["actor"], act["action"]) for act in latest]
         assert (admin.user_id, action) in acts, endpoint
