@@ -288,7 +288,7 @@ def build(
     )
     writer = writing.writer
     shared_rooms = assemble_shared_rooms(
-        db, stream, clock, rooms, keys, numbers, writing, background,
+        db, stream, clock, rooms, keys, numbers, writing, background, push=push_evaluation,
         client=federation_client, signatures=federation.key_ring, server_name=server_name,
         signing_key=signing_key,
     )  # fmt: skip

@@ -102,6 +102,7 @@ def assemble_shared_rooms(
     writing: Writing,
     background: Background,
     *,
+    push: PushEvaluation,
     client: FederationClient,
     signatures: SignatureChecks,
     server_name: ServerName,
@@ -118,7 +119,7 @@ def assemble_shared_rooms(
     placing = Placing(db, keys, numbers, recorder, resolver)
     reception = Reception(access, verification, gaps, placing)
     adoption = Adoption(db, rooms, keys, numbers, recorder)
-    out_of_band = OutOfBand(db, stream, numbers)
+    out_of_band = OutOfBand(db, stream, numbers, push)
     joining = Joining(
         clock, client.rooms, verification, outliers, adoption, out_of_band, server_name,
         signing_key,

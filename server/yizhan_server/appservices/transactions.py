@@ -26,6 +26,8 @@ from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.rendering import EventRenderer
 from yizhan_server.storage import appservices as storage
+from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import out_of_band as stored_changes
 from yizhan_server.storage.events import StoredEvent
 
 JsonObject = dict[str, Any]
@@ -90,7 +92,11 @@ class Transactions:
         end = page[-1][1].pos if len(page) == PAGE else upto
         if service.receives_ephemeral:
             end = await storage.end_of_page(self._db, after, end, PAGE)
+        outside = await stored_changes.changes_within(self._db, after, end, PAGE)
+        if len(outside) == PAGE:
+            end = outside[-1][0]
         found = _Found()
+        await self._add_outside(found, service, outside)
         await self._add_events(found, service, [each for each in page if each[1].pos <= end])
         if service.receives_ephemeral:
             await self._add_passing(found, service, heard)
@@ -136,6 +142,20 @@ class Transactions:
             }
             if service.receives_device_changes:
                 await self._add_sharing(found, service, event)
+
+    async def _add_outside(
+        self, found: _Found, service: Appservice, outside: list[tuple[int, int, str, int]]
+    ) -> None:
+        """Add invitations of the service's users to rooms that this server is not in, and ends."""
+        own = [(room, event) for _, room, user_id, event in outside if service.has_user(user_id)]
+        if not own:
+            return
+        rooms = await self._rooms.by_nid(list({room for room, _ in own}))
+        events = await stored_events.events_by_nid(self._db, [event for _, event in own])
+        for room, nid in own:
+            if nid in events:
+                found.events += await self._renderer.render_plain(rooms[room], [events[nid]])
+                found.touched.add(events[nid].state_key or "")
 
     async def _add_sharing(self, found: _Found, service: Appservice, event: StoredEvent) -> None:
         """Note whose devices the service has to look up, or may forget, because of a membership."""

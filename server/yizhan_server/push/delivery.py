@@ -26,10 +26,12 @@ from yizhan_server.push.notification import JsonObject, Subject, make_badge, mak
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room
 from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import invitations as stored_invitations
+from yizhan_server.storage import out_of_band as stored_changes
 from yizhan_server.storage import pushers as storage
 from yizhan_server.storage import receipts as stored_receipts
 from yizhan_server.storage import rooms as stored_rooms
-from yizhan_server.storage.events import REDACTED
+from yizhan_server.storage.events import REDACTED, StoredEvent
 from yizhan_server.storage.pushers import Notice, Pusher
 from yizhan_server.streams import Stream
 
@@ -115,6 +117,10 @@ class PushDelivery:
             concerned |= self._users & await rooms[room].local_users()
             concerned |= self._users & set(await stored_rooms.members(self._db, room, "invite"))
         end = upto if len(page) < PAGE else page[-1][0]
+        outside = await stored_changes.changes_within(self._db, cursor, end, 10 * PAGE)
+        if len(outside) == 10 * PAGE:
+            end = outside[-1][0]
+        concerned |= self._users & {user_id for _, _, user_id, _ in outside}
         readers = await stored_receipts.users_who_read(self._db, cursor, end)
         # Whoever sends something has read what was before it.
         readers = self._users & (readers | {sender for _, _, sender in page})
@@ -147,7 +153,7 @@ class PushDelivery:
                 if pusher is None:
                     return
                 upto = self._stream.position
-                notices = await storage.notices_after(self._db, user_id, pusher.pos, upto, PAGE)
+                notices = await self._notices(user_id, pusher.pos, upto)
                 try:
                     for notice in notices:
                         await self._tell(key, pusher, notice)
@@ -170,6 +176,12 @@ class PushDelivery:
             if key[0] not in self._users:
                 self._badges.pop(key, None)
                 self._stale_badges.discard(key)
+
+    async def _notices(self, user_id: str, after: int, upto: int) -> list[Notice]:
+        """Return what comes next, of rooms that are here and invitations to those that are not."""
+        notices = await storage.notices_after(self._db, user_id, after, upto, PAGE)
+        notices += await stored_changes.notices_after(self._db, user_id, after, upto, PAGE)
+        return sorted(notices, key=lambda notice: notice.pos)[:PAGE]
 
     async def _find(self, key: tuple[str, str, str]) -> Pusher | None:
         user_id, app_id, pushkey = key
@@ -225,15 +237,34 @@ class PushDelivery:
             if receipt.event_pos >= notice.pos and receipt.thread in ("", event.thread or "main"):
                 return None
         room = (await self._rooms.by_nid([notice.room]))[notice.room]
+        contents = await self._contents(room, event, user_id)
         return Subject(
             room.room_id,
             event,
-            await _content_of(room, "m.room.member", event.sender, "displayname"),
-            await _content_of(room, "m.room.name", "", "name"),
-            await _content_of(room, "m.room.canonical_alias", "", "alias"),
+            _text(contents, "m.room.member", "displayname"),
+            _text(contents, "m.room.name", "name"),
+            _text(contents, "m.room.canonical_alias", "alias"),
             event.type == "m.room.member" and event.state_key == user_id,
             await self._badge(user_id),
         )
+
+    async def _contents(
+        self, room: Room, event: StoredEvent, user_id: UserID
+    ) -> dict[str, JsonObject]:
+        """Return by type the state that says what the room and the sender are called.
+
+        Of a room that is not here that is what came with the invitation.
+        """
+        wanted = {"m.room.member": event.sender, "m.room.name": "", "m.room.canonical_alias": ""}
+        if event.pos == 0:
+            told = await stored_invitations.find_state(self._db, room.nid, user_id) or []
+            return {
+                each["type"]: each["content"]
+                for each in told
+                if wanted.get(each["type"]) == each["state_key"]
+            }
+        found = {kind: await room.state_event(kind, key) for kind, key in wanted.items()}
+        return {kind: each.pdu.content for kind, each in found.items() if each is not None}
 
     async def _badge(self, user_id: UserID) -> int:
         """Return the number of unread events that notified, of all rooms."""
@@ -283,7 +314,6 @@ def _seconds(text: str | None) -> float | None:
     return float(text) if text is not None and text.isascii() and text.isdigit() else None
 
 
-async def _content_of(room: Room, kind: str, state_key: str, field: str) -> str | None:
-    event = await room.state_event(kind, state_key)
-    value = None if event is None else event.pdu.content.get(field)
+def _text(contents: dict[str, JsonObject], kind: str, field: str) -> str | None:
+    value = contents.get(kind, {}).get(field)
     return value if isinstance(value, str) else None

@@ -154,6 +154,11 @@ def note_place(tx: Transaction, nid: int, line: int, seq: int, flags: int) -> No
     )  # fmt: skip
 
 
+def add_flags(tx: Transaction, nid: int, flags: int) -> None:
+    """Add to the flags of a stored event."""
+    tx.execute("UPDATE event SET flags = flags | ? WHERE nid = ?", flags, nid)
+
+
 @dataclass(frozen=True, slots=True)
 class Relation:
     """What `m.relates_to` of an event says, in the columns that are searched."""

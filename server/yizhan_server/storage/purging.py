@@ -160,7 +160,7 @@ def delete_relationships(tx: Transaction, room: int, room_id: str, users: Sequen
     )
     for table in (
         "membership", "room_alias", "room_published", "appservice_room", "invitation_state",
-        "room_server", "backward_extremity",
+        "room_server", "backward_extremity", "out_of_band",
     ):  # fmt: skip
         tx.execute(f"DELETE FROM {table} WHERE room = ?", room)
 
@@ -206,6 +206,7 @@ OF_ROOM = (
     "room_server",
     "backward_extremity",
     "invitation_state",
+    "out_of_band",
 )
 """Tables that hold few rows of a room."""
 

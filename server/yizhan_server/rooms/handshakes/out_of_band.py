@@ -12,21 +12,28 @@ from typing import Any
 from yizhan_database import Commit, Database, Transaction
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import UserID
-from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.push_evaluation import PushEvaluation
+from yizhan_server.rooms.room import Room, StateEvent
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import invitations as stored_invitations
+from yizhan_server.storage import out_of_band as stored_changes
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage.numbers import Numbers
+from yizhan_server.storage.push_exceptions import PushException, append_exceptions
+from yizhan_server.storage.state import StateKey
 from yizhan_server.streams import Stream
 
 
 class OutOfBand:
     """Keeps memberships without their room."""
 
-    def __init__(self, db: Database, stream: Stream, numbers: Numbers) -> None:
+    def __init__(
+        self, db: Database, stream: Stream, numbers: Numbers, push: PushEvaluation
+    ) -> None:
         self._db = db
         self._stream = stream
         self._numbers = numbers
+        self._push = push
 
     async def membership(self, room: Room, user_id: str) -> stored_rooms.Membership | None:
         """Return a user's membership, wherever it was learnt."""
@@ -48,15 +55,21 @@ class OutOfBand:
         user_id, membership = UserID(pdu.state_key), pdu.membership
         assert membership is not None, "the format of the event has been checked"
         known = await stored_events.known_pdus(self._db, room.nid, [pdu.event_id], room.version)
+        # Only an invitation is told of; the rules of whoever is invited decide.
+        flags, exceptions = 0, list[PushException]()
+        if membership == "invite":
+            flags, exceptions = await self._push.judge(room, pdu, _no_state)
         tx = Transaction()
         if pdu.event_id in known:
             nid = known[pdu.event_id].nid
+            stored_events.add_flags(tx, nid, flags)
         else:
             nid = await self._numbers.next("event")
             client, rest = stored_events.split_pdu(pdu)
             stored_events.append_event(
                 tx, nid=nid, room=room.nid, pos=None, pdu=pdu, line=None, seq=None,
-                relation=stored_events.relation_of(pdu.content), flags=0, client=client, rest=rest,
+                relation=stored_events.relation_of(pdu.content), flags=flags, client=client,
+                rest=rest,
             )  # fmt: skip
         if state is None:
             stored_invitations.delete_state(tx, room.nid, user_id)
@@ -67,6 +80,8 @@ class OutOfBand:
             tx, room=room.nid, user_id=user_id, membership=membership, sender=pdu.sender,
             event=nid, pos=pos,
         )  # fmt: skip
+        stored_changes.append_change(tx, room.nid, user_id, nid, pos)
+        append_exceptions(tx, room.nid, pos, exceptions)
 
         def tell(commit: Commit) -> None:
             self._stream.publish(commit[pos])
@@ -74,3 +89,8 @@ class OutOfBand:
 
         tx.after_commit(tell)
         await self._db.commit(tx)
+
+
+async def _no_state(_: StateKey) -> StateEvent | None:
+    """Give no state: nothing is known of the room but what somebody says."""
+    return None
