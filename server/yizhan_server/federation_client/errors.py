@@ -52,6 +52,7 @@ class RemoteRefused(RemoteFailure):
             return False
         return self.errcode == "M_UNRECOGNIZED" or "errcode" not in self.body
 
+
 _PASSED_ON = frozenset(
     (
         "M_BAD_JSON", "M_BAD_STATE", "M_FORBIDDEN", "M_INCOMPATIBLE_ROOM_VERSION",
