@@ -260,7 +260,7 @@ async def test_the_published_rooms_of_another_server(pair: list[HomeserverInProc
     )
     assert {each["chunk"][0]["name"] for each in (first, second)} == {"Canteen", "Garden"}
     found = await bob.call(
-        "POST", "/v3/publicRooms", {"filter": {"generic_search_term": "cant"}},
+        "POST", "/v3/publicRooms", {"filter": {"generic_search_term": "CANTEEN"}},
         params={"server": a.server_name},
     )  # fmt: skip
     assert [each["room_id"] for each in found["chunk"]] == [room]
