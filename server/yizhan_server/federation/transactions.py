@@ -98,13 +98,15 @@ class IncomingTransactions:
                 by_room[room_id].append(raw)
             # What names no room cannot even be told apart: it is dropped.
         results: dict[str, str | None] = {}
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._receive_of_room(origin, room_id, raws))
-                for room_id, raws in by_room.items()
-            ]
-        for task in tasks:
-            results |= task.result()
+        found = await asyncio.gather(
+            *(self._receive_of_room(origin, room_id, raws) for room_id, raws in by_room.items()),
+            return_exceptions=True,
+        )
+        # One room is no reason to leave the others half done.
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+            results |= each
         return results
 
     async def _receive_of_room(

@@ -88,13 +88,17 @@ class Recorder:
         """Return an empty batch at the end of what is built. Hold the room's lock.
 
         Where the room has forked, it continues the merged state; what is built must be durable
-        for that, and is waited for: GuardFailed or DatabaseUnavailable when it fails.
+        for that, and in rooms of versions 1 and 2, and is waited for: GuardFailed or
+        DatabaseUnavailable when it fails.
         """
         extremities = room.tail.extremities
         if not extremities:
             raise Forbidden("This server is not in the room")
         points = [Point(each.line, each.seq) for each in extremities]
         batch = Batch(room, Transaction(room.lane), room.tail, points[0])
+        if room.version.references_carry_hashes:
+            # The ends are read again, to be referred to by their hashes.
+            await settled(room)
         if len(points) > 1:
             await settled(room)
             merged = await merge(self._resolver, room, points)

@@ -41,3 +41,9 @@ async def missing_between(db: Database, room: int, low: int, high: int, limit: i
         room, low, high, limit,
     )  # fmt: skip
     return [event_id for (event_id,) in rows]
+
+
+async def lowest_depth(db: Database, room: int) -> int:
+    """Return the lowest depth of an event that refers to a missing one; 0 if none is missing."""
+    row = await db.row("SELECT min(depth) FROM backward_extremity WHERE room = ?", room)
+    return 0 if row is None else row[0] or 0

@@ -23,6 +23,7 @@ from yizhan_server.rooms.incoming.history import History
 from yizhan_server.rooms.incoming.outliers import Outliers
 from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.room import Room
+from yizhan_server.storage import backward_extremities as stored_edges
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage.events import REJECTED
 
@@ -66,14 +67,24 @@ class Gaps:
         found = {pdu.event_id: pdu for pdu in pdus}
         latest = list(found)
         withheld: set[EventID] = set()
+        # What is older than all that is known here is history: a newcomer's /sync is not to show
+        # it as if it had just happened.
+        floor = await stored_edges.lowest_depth(self._db, room.nid)
         for _ in range(ROUNDS):
             missing = await self._missing_before(room, found.values())
             if not missing:
                 break
-            fetched = await self._fetch_before(origin, room, latest)
-            fresh = {pdu.event_id: pdu for pdu in fetched or () if pdu.event_id not in found}
+            fetched = await self._fetch_before(origin, room, latest, floor)
+            fresh = {
+                pdu.event_id: pdu
+                for pdu in fetched or ()
+                if pdu.event_id not in found and pdu.depth >= floor and pdu.prev_events
+            }
             if not fresh:
-                if fetched is not None and len(found) == len(pdus):
+                if floor and fetched == []:
+                    # What it was not asked for, it did not withhold.
+                    fetched = await self._fetch_before(origin, room, latest, 0)
+                if fetched == [] and len(found) == len(pdus):
                     # It has what its own event follows, and does not show it: nothing that it
                     # says of the state there is worth more.
                     withheld = missing
@@ -122,14 +133,15 @@ class Gaps:
         return await stored_events.known_pdus(self._db, room.nid, event_ids, room.version)
 
     async def _fetch_before(
-        self, origin: ServerName, room: Room, latest: list[EventID]
+        self, origin: ServerName, room: Room, latest: list[EventID], floor: int
     ) -> list[Pdu] | None:
-        """Return events before `latest`; None if the server did not answer."""
+        """Return events before `latest` from `floor` on; None if the server did not answer."""
         earliest = [EventID(each.event_id) for each in room.committed.extremities]
         try:
             raws = await self._requests.missing_events(
-                origin, room.room_id, earliest=earliest, latest=latest, limit=PER_ROUND
-            )
+                origin, room.room_id,
+                earliest=earliest, latest=latest, limit=PER_ROUND, min_depth=floor,
+            )  # fmt: skip
         except RemoteFailure as failure:
             log.info("missing events not obtained", extra={"why": str(failure)})
             return None

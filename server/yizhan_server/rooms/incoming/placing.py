@@ -202,6 +202,9 @@ class Placing:
     ) -> Outcome:
         """Judge and place an event that does not follow the room's end. All is durable."""
         version = room.version
+        if not pdu.prev_events:
+            # Only a create event follows nothing, and a room that is here has its own.
+            return Outcome.UNPLACEABLE
         prevs = await stored_events.known_pdus(self._db, room.nid, pdu.prev_events, version)
         if len(prevs) < len(set(pdu.prev_events)) or not all(p.is_placed for p in prevs.values()):
             return Outcome.UNPLACEABLE

@@ -1,0 +1,214 @@
+"""A server in a room that sends what it should not: refused, told so, and nothing is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+import pytest_asyncio
+
+from yizhan_server.protocol.identifiers import EventID
+from yizhan_testing.peer_in_room import PeerInRoom, joined
+
+if TYPE_CHECKING:
+    from yizhan_testing.homeserver import HomeserverInProcess, Person
+    from yizhan_testing.peer import Peer
+
+SECRET = "the wording of a message"
+
+
+@pytest_asyncio.fixture
+async def room(alice: Person) -> str:
+    return await alice.creates_room(preset="public_chat", room_version="11")
+
+
+@pytest_asyncio.fixture
+async def mallory(peer: Peer, homeserver: HomeserverInProcess, room: str) -> PeerInRoom:
+    return await joined(peer, homeserver, room)
+
+
+async def everything(alice: Person, room: str) -> tuple[Any, Any]:
+    """Return the state and the timeline that alice is shown."""
+    path = f"/v3/rooms/{quote(room, safe='')}"
+    state: Any = await alice.get(f"{path}/state")
+    page = await alice.get(f"{path}/messages", dir="b", limit="100")
+    return sorted(event["event_id"] for event in state), [e["event_id"] for e in page["chunk"]]
+
+
+async def test_events_of_a_peer_are_shown(mallory: PeerInRoom, alice: Person, room: str) -> None:
+    said = mallory.event("m.room.message", {"msgtype": "m.text", "body": SECRET})
+    answer = await mallory.sends(said)
+    assert answer.json == {"pdus": {said.event_id: {}}}
+    assert (await everything(alice, room))[1][0] == said.event_id
+
+
+async def test_an_event_that_follows_nothing_is_refused(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    before = await everything(alice, room)
+    stray = mallory.event("m.room.message", {"body": SECRET}, follows=[])
+    answer = await mallory.sends(stray)
+    assert answer.status == 200
+    assert "error" in answer.json["pdus"][stray.event_id]
+    create = mallory.state["m.room.create", ""]
+    assert (await mallory.sends(create)).status == 200
+    assert await everything(alice, room) == before
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+async def test_people_speak_at_once_in_a_room_whose_references_carry_hashes(
+    alice: Person, version: str
+) -> None:
+    room = await alice.creates_room(room_version=version)
+    await asyncio.gather(*(alice.says(room, str(number)) for number in range(10)))
+    assert len((await everything(alice, room))[1]) >= 10
+
+
+async def test_a_forged_signature_is_refused_and_logged_without_content(
+    mallory: PeerInRoom, alice: Person, room: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = await everything(alice, room)
+    said = mallory.event("m.room.message", {"body": SECRET})
+    signature = said.raw["signatures"][mallory.peer.name]["ed25519:p1"]
+    flipped = ("A" if signature[0] != "A" else "B") + signature[1:]
+    raw = {**said.raw, "signatures": {mallory.peer.name: {"ed25519:p1": flipped}}}
+    assert (await mallory.sends(raw)).status == 200
+    assert await everything(alice, room) == before
+    dropped = [record for record in caplog.records if record.message == "event dropped"]
+    assert len(dropped) == 1
+    assert all(SECRET not in str(record.__dict__) for record in caplog.records)
+
+
+async def test_an_event_in_the_name_of_another_server_is_refused(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    before = await everything(alice, room)
+    forged = mallory.event("m.room.message", {"body": SECRET}, sender=alice.user_id)
+    assert (await mallory.sends(forged)).status == 200
+    assert await everything(alice, room) == before
+
+
+async def test_a_changed_content_is_shown_as_redacted(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    said = mallory.event("m.room.message", {"body": "one thing"})
+    await mallory.sends({**said.raw, "content": {"body": SECRET}})
+    path = f"/v3/rooms/{quote(room, safe='')}/event/{quote(said.event_id, safe='')}"
+    assert (await alice.get(path))["content"] == {}
+
+
+async def test_an_event_that_is_too_large_is_refused(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    before = await everything(alice, room)
+    said = mallory.event("m.room.message", {"body": "x"})
+    large = {**said.raw, "content": {"body": "x" * 70_000}}
+    assert (await mallory.sends(large)).status == 200
+    assert await everything(alice, room) == before
+
+
+async def test_more_events_than_a_transaction_may_hold_are_refused(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    before = await everything(alice, room)
+    said = mallory.event("m.room.message", {"body": "x"})
+    answer = await mallory.sends(*[said] * 51)
+    assert (answer.status, answer.errcode) == (400, "M_BAD_JSON")
+    assert await everything(alice, room) == before
+
+
+async def test_an_event_that_the_room_does_not_permit_changes_nothing(
+    mallory: PeerInRoom, alice: Person, room: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = await everything(alice, room)
+    levels = {"users": {mallory.user_id: 100}}
+    coup = mallory.event("m.room.power_levels", levels, "")
+    answer = await mallory.sends(coup)
+    assert "error" in answer.json["pdus"][coup.event_id]
+    assert await everything(alice, room) == before
+    # Again, it is known; and what follows it, as if it were permitted, is judged without it.
+    await mallory.sends(coup)
+    mallory.follows(coup)
+    name = mallory.event("m.room.name", {"name": SECRET}, "")
+    answer = await mallory.sends(name)
+    assert "error" in answer.json["pdus"][name.event_id]
+    assert await everything(alice, room) == before
+    refused = [r for r in caplog.records if getattr(r, "event_id", "") == coup.event_id]
+    assert len(refused) == 1
+    assert all(SECRET not in str(record.__dict__) for record in caplog.records)
+
+
+async def test_auth_events_that_nobody_has_do_not_authorise(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    before = await everything(alice, room)
+    named = [EventID("$" + "A" * 43)]
+    said = mallory.event("m.room.message", {"body": SECRET}, auth=named)
+    answer = await mallory.sends(said)
+    assert "error" in answer.json["pdus"][said.event_id]
+    assert await everything(alice, room) == before
+
+
+@pytest.mark.slow
+async def test_a_gigantic_auth_chain_ends_somewhere(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    before = await everything(alice, room)
+    create = mallory.state["m.room.create", ""]
+    chain = [mallory.event("m.room.member", {"membership": "join"}, mallory.user_id, depth=3)]
+    for _ in range(3000):
+        chain.append(
+            mallory.event(
+                "m.room.member", {"membership": "join"}, mallory.user_id,
+                auth=[create.event_id, chain[-1].event_id], depth=3,
+            )
+        )  # fmt: skip
+    said = mallory.event(
+        "m.room.message", {"body": SECRET}, auth=[create.event_id, chain[-1].event_id]
+    )
+    path = f"/_matrix/federation/v1/event_auth/{quote(room, safe='')}/"
+    mallory.peer.answers["GET", path + quote(said.event_id, safe="")] = {
+        "auth_chain": [event.raw for event in chain[:-1]]
+    }
+    answer = await mallory.sends(said)
+    assert "error" in answer.json["pdus"][said.event_id]
+    assert await everything(alice, room) == before
+
+
+async def test_events_of_a_room_that_is_not_here_are_left_alone(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    before = await everything(alice, room)
+    other = mallory.event("m.room.message", {"body": SECRET}, room_id="!other:elsewhere.test")
+    assert (await mallory.sends(other)).json == {"pdus": {}}
+    assert await everything(alice, room) == before
+
+
+async def test_a_transaction_that_comes_twice_shows_its_events_once(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    said = mallory.event("m.room.message", {"body": "once"})
+    answers = await asyncio.gather(
+        *(mallory.sends(said, txn_id="again") for _ in range(3)), mallory.sends(said)
+    )
+    answers.append(await mallory.sends(said, txn_id="again"))
+    assert all(answer.json == {"pdus": {said.event_id: {}}} for answer in answers)
+    assert (await everything(alice, room))[1].count(said.event_id) == 1
+
+
+async def test_a_flood_of_forks_does_not_pile_up(
+    mallory: PeerInRoom, alice: Person, room: str, homeserver: HomeserverInProcess
+) -> None:
+    forks = [mallory.event("m.room.message", {"body": str(number)}) for number in range(100)]
+    for start in range(0, 100, 50):
+        assert (await mallory.sends(*forks[start : start + 50])).status == 200
+    found = await homeserver.parts.services.rooms.get(room)
+    assert len(found.committed.extremities) <= 10
+    last = await alice.says(room, "together")
+    assert (await everything(alice, room))[1].count(last) == 1
+    assert len(found.committed.extremities) == 1
