@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from yizhan_server.admin.people import Changes
+from yizhan_server.api.contact_addresses import list_addresses
 from yizhan_server.api.routing import Auth, Call, JsonObject, Reply, Routes
 from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.protocol.identifiers import UserID, localpart_of, parse_user_id
@@ -226,7 +227,8 @@ async def _details(call: Call[Any], user_id: UserID) -> JsonObject:
     nothing: JsonObject = dict.fromkeys(
         ("appservice_id", "consent_server_notice_sent", "consent_version", "consent_ts")
     )
-    return {**shown, "threepids": [], "external_ids": [], **nothing}
+    threepids = await list_addresses(call.services.email_addresses, user_id)
+    return {**shown, "threepids": threepids, "external_ids": [], **nothing}
 
 
 def _to_json(each: ListedAccount) -> JsonObject:

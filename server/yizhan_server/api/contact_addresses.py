@@ -12,7 +12,7 @@ registration", "Password management"; capability `m.3pid_changes`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -22,6 +22,10 @@ from yizhan_server.accounts.letters import ADD, PASSWORD, REGISTER, Purpose
 from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
 from yizhan_server.protocol.errors import MatrixError
+
+if TYPE_CHECKING:
+    from yizhan_server.accounts.email_addresses import EmailAddresses
+    from yizhan_server.protocol.identifiers import UserID
 
 routes = Routes()
 
@@ -46,18 +50,21 @@ class AddBody(msgspec.Struct):
 @routes.get("/v3/account/3pid")
 async def list_contact_addresses(call: Call[None]) -> JsonObject:
     """List the account's addresses."""
-    found = await call.services.email_addresses.find_all(call.requester.user_id)
-    return {
-        "threepids": [
-            {
-                "medium": EMAIL,
-                "address": each.address,
-                "validated_at": each.validated_ms,
-                "added_at": each.added_ms,
-            }
-            for each in found
-        ]
-    }
+    services, user_id = call.services, call.requester.user_id
+    return {"threepids": await list_addresses(services.email_addresses, user_id)}
+
+
+async def list_addresses(addresses: EmailAddresses, user_id: UserID) -> list[JsonObject]:
+    """Return the addresses of an account as clients are told them."""
+    return [
+        {
+            "medium": EMAIL,
+            "address": each.address,
+            "validated_at": each.validated_ms,
+            "added_at": each.added_ms,
+        }
+        for each in await addresses.find_all(user_id)
+    ]
 
 
 @routes.post("/v3/register/email/requestToken", body=dict, auth=Auth.NONE, limit="email")

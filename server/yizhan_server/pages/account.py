@@ -52,8 +52,10 @@ async def show_overview(visitor: Visitor) -> web.StreamResponse:
     if visitor.session is None:
         return visitor.go_sign_in()
     profile = await visitor.services.profiles.find(visitor.account.user_id)
+    addresses = await visitor.services.email_addresses.find_all(visitor.account.user_id)
     return visitor.show(
         "overview.html",
+        addresses=[each.address for each in addresses],
         display_name=profile.get(DISPLAY_NAME),
         has_password=visitor.account.password_hash is not None,
     )

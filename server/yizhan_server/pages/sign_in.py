@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from yizhan_server.accounts.confirmation import Confirmed
+from yizhan_server.accounts.email_addresses import EMAIL
 from yizhan_server.api.oauth import ACCOUNT_PATH
 from yizhan_server.pages.visitor import Pages, Visitor
 from yizhan_server.protocol.errors import Forbidden, MatrixError
@@ -48,11 +49,14 @@ def _login_page(
 
 @pages.post("/login", limit="login")
 async def log_in(visitor: Visitor) -> web.StreamResponse:
-    """Check name and password."""
+    """Check name (or e-mail address) and password."""
     form = await visitor.form()
     name = form.get("name", "").strip()
+    emails, named = visitor.services.email_addresses, name
+    if emails.is_enabled and "@" in name[1:]:
+        named = await emails.find_name({"medium": EMAIL, "address": name}, None) or ""
     try:
-        account = await visitor.services.accounts.check_password(name, form.get("password", ""))
+        account = await visitor.services.accounts.check_password(named, form.get("password", ""))
     except Forbidden:
         failure = visitor.t("用户名或密码不对。", "Wrong user name or password.")
         return _login_page(visitor, name, failure=failure, status=403)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from yizhan_testing.account_server import PASSWORD, StartServer, password_login
+from yizhan_testing.browser import Browser
 from yizhan_testing.certificates import CertificateAuthority
 from yizhan_testing.mail_reader import MailReader, email_login, email_stage, wanted
 from yizhan_testing.mail_server import PASSWORD as MAIL_PASSWORD
@@ -231,6 +232,33 @@ async def test_a_request_for_a_mail_must_be_well_formed(reader: MailReader) -> N
         answer = await reader.server.call("POST", path, bad)
         assert (answer.status, answer.errcode) == (400, errcode)
     assert reader.mails.mails == []
+
+
+async def test_an_address_is_shown_to_administrators_and_on_the_account_page(
+    reader: MailReader,
+) -> None:
+    server = reader.server
+    alice, admin = await server.has("alice"), await server.has("admin", admin=True)
+    await reader.adds(alice, LI)
+    listed = (await alice.calls("GET", "/v3/account/3pid")).json["threepids"]
+    path = f"/v2/users/{alice.user_id}"
+    shown = await server.call("GET", path, token=admin.token, prefix="/_synapse/admin")
+    assert shown.json["threepids"] == listed
+
+    async with Browser(server.url) as browser:
+        login = await browser.opens("/_yizhan/account/")
+        overview = await browser.signs_in(login, LI.upper(), PASSWORD)
+        assert f"E-mail addresses: {LI}" in overview.text
+
+
+async def test_the_button_of_the_page_is_all_that_a_browser_needs(reader: MailReader) -> None:
+    await reader.asks("register", LI)
+    link = reader.mails.last_to(LI).link
+    async with Browser(reader.server.url) as browser:
+        page = await browser.opens(link.partition("127.0.0.1")[2])
+        done = await browser.sends(page.form("/email"))
+        assert (done.status, "Your address is confirmed" in done.text) == (200, True)
+        assert not page.tags & {"script", "img", "iframe", "link"}
 
 
 # region removing
