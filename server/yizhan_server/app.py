@@ -110,6 +110,7 @@ from yizhan_server.search.room_directory import RoomDirectory
 from yizhan_server.search.user_directory import UserDirectory
 from yizhan_server.shared_room_services import (
     assemble_incoming,
+    assemble_remote_keys,
     assemble_shared_rooms,
     assemble_writing,
 )
@@ -313,15 +314,20 @@ def build(
     device_lists = DeviceLists(db, stream)
     forgetter = KeyForgetter(device_changes)
     connections = Connections(db, clock)
-    e2ee_keys = Keys(db, device_changes, server_name=server_name)
-    forgetters = [forgetter.forget_devices, connections.forget_devices]
-    flows = assemble_flows(db, numbers, clock, personal, forgetters=forgetters)
+    remote_lists, remote_keys = assemble_remote_keys(
+        db, stream, device_changes, background, federation_client, server_name
+    )
+    e2ee_keys = Keys(db, device_changes, remote_keys, server_name=server_name)
+    flows = assemble_flows(
+        db, numbers, clock, personal,
+        forgetters=[forgetter.forget_devices, connections.forget_devices],
+    )  # fmt: skip
     identity_servers = IdentityServers(outbound, settings.identity.allow, server_name, signing_key)
     identity_bindings = IdentityBindings(db, identity_servers)
     profile_change, deactivation = assemble_room_flows(
         db, personal, flows, members, forgetter.forget_user, identity_bindings.unbind_all
     )
-    key_queries = KeyQueries(db, server_name=server_name)
+    key_queries = KeyQueries(db, remote_keys, server_name=server_name)
     access = RoomAccess(db, rooms, keys)
     departures = Departures(db, stream, clock)
     aliases = Aliases(db, rooms, appservice_queries, remote.aliases, server_name)
@@ -438,7 +444,7 @@ def build(
             db, clock, rooms, shared_rooms,
             typing=typing, receipts=receipts,
             presence=presence if settings.presence.federated else None,
-            to_device=to_device, server_name=server_name,
+            to_device=to_device, remote_lists=remote_lists, server_name=server_name,
         ),
         guest_access=GuestAccess(members, personal.accounts),
         creation=creation,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from yizhan_server.e2ee.remote_keys import RemoteKeys
+from yizhan_server.e2ee.remote_lists import RemoteLists
+from yizhan_server.federation.device_edus import DeviceEdus
 from yizhan_server.federation.ephemeral_edus import EphemeralReceiving, EphemeralTelling
 from yizhan_server.federation.outbox import Outbox
 from yizhan_server.federation.transactions import IncomingTransactions
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from yizhan_config.tasks import Background
     from yizhan_database import Database
     from yizhan_server.clock import Clock
+    from yizhan_server.e2ee.device_changes import DeviceChanges
     from yizhan_server.e2ee.to_device import ToDevice
     from yizhan_server.ephemeral.presence import Presence
     from yizhan_server.ephemeral.receipts import Receipts
@@ -135,7 +139,8 @@ def assemble_shared_rooms(
         rooms, access, client.peers, joining, inviting, out_of_band, server_name
     )
     outbox = Outbox(
-        db, stream, clock, client.events, client.destinations, client.peers, (), background,
+        db, stream, clock, client.events, client.destinations, client.peers,
+        [DeviceEdus(db)], background,
         server_name,
     )  # fmt: skip
     backfill = Backfill(
@@ -145,6 +150,22 @@ def assemble_shared_rooms(
     return SharedRoomServices(
         access, serving, verification, reception, residing, handshakes, outbox, backfill, telling
     )
+
+
+def assemble_remote_keys(
+    db: Database,
+    stream: Stream,
+    changes: DeviceChanges,
+    background: Background,
+    client: FederationClient,
+    server_name: ServerName,
+) -> tuple[RemoteLists, RemoteKeys]:
+    """Build what keeps, and asks for, the keys of other servers' users."""
+    lists = RemoteLists(db, stream, changes, client.queries, server_name=server_name)
+    keys = RemoteKeys(
+        db, lists, client.queries, client.destinations, background, server_name=server_name
+    )
+    return lists, keys
 
 
 def assemble_incoming(
@@ -157,6 +178,7 @@ def assemble_incoming(
     receipts: Receipts,
     presence: Presence | None,
     to_device: ToDevice,
+    remote_lists: RemoteLists,
     server_name: ServerName,
 ) -> IncomingTransactions:
     """Build what takes transactions; without `presence` what other servers say of it is ignored."""
@@ -168,6 +190,8 @@ def assemble_incoming(
         "m.receipt": ephemeral.receipts,
         "m.presence": ephemeral.presence,
         "m.direct_to_device": to_device.receive,
+        "m.device_list_update": remote_lists.update,
+        "m.signing_key_update": remote_lists.update_signing_keys,
     }
     return IncomingTransactions(
         rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus

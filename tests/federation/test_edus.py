@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import orjson
 import pytest_asyncio
 
-from yizhan_testing.departments import departments
+from yizhan_testing.departments import departments_with_doors
+from yizhan_testing.neighbours import meet, sees, tells
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
@@ -18,66 +17,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from yizhan_testing.databases import Dialect
-    from yizhan_testing.homeserver import HomeserverInProcess, Person, SyncAnswer
+    from yizhan_testing.homeserver import Person, SyncAnswer
+    from yizhan_testing.neighbours import Pair
 
 JsonObject = dict[str, Any]
-Pair = list["HomeserverInProcess"]
 
 
 @pytest_asyncio.fixture
 async def pair(tmp_path: Path, dialect: Dialect) -> AsyncIterator[Pair]:
     overrides: dict[str, Any] = {"presence.federated": True}
-    async with departments(tmp_path, dialect, 2, **overrides) as servers:
+    async with departments_with_doors(tmp_path, dialect, 2, **overrides) as servers:
         yield servers
-
-
-async def shares_room(alice: Person, bob: Person, a: HomeserverInProcess) -> str:
-    """Return a room of alice's that bob, of another server, has joined."""
-    room = await alice.creates_room(preset="public_chat")
-    path = f"/v3/join/{quote(room, safe='')}"
-    await bob.call("POST", path, {}, params={"via": a.server_name})
-    return room
-
-
-async def meet(pair: Pair) -> tuple[Person, Person, str]:
-    a, b = pair
-    alice, bob = await a.person("alice"), await b.person("bob")
-    room = await shares_room(alice, bob, a)
-
-    async def alice_sees_bob() -> None:
-        members = await alice.get(f"/v3/rooms/{quote(room, safe='')}/joined_members")
-        assert bob.user_id in members["joined"]
-
-    await until(alice, alice_sees_bob)
-    return alice, bob, room
-
-
-async def sees(person: Person, wanted: Callable[[SyncAnswer], bool], within_s: float = 10) -> None:
-    """Sync until an answer is as wanted."""
-    async with asyncio.timeout(within_s):
-        while not wanted(await person.syncs(timeout_ms=2000)):
-            pass
-
-
-async def tells(
-    origin: HomeserverInProcess,
-    destination: HomeserverInProcess,
-    kind: str,
-    content: JsonObject,
-    txn_id: str | None = None,
-) -> None:
-    """Send an EDU that only a server of bad will would, or only twice by mistake."""
-    body = {
-        "origin": origin.server_name,
-        "origin_server_ts": 1,
-        "pdus": [],
-        "edus": [{"edu_type": kind, "content": content}],
-    }
-    requests = origin.parts.federation_client.events
-    name = txn_id or secrets.token_urlsafe(8)
-    await requests.send_transaction(
-        destination.parts.services.server_name, name, orjson.dumps(body)
-    )
 
 
 def ephemeral(answer: SyncAnswer, room: str, kind: str) -> list[JsonObject]:

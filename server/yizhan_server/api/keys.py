@@ -12,6 +12,7 @@ from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.routing import Call, JsonObject, Routes
 from yizhan_server.appservices.accounts import device_needed
 from yizhan_server.e2ee.input import check_object
+from yizhan_server.e2ee.remote_keys import timeout_of
 
 routes = Routes()
 
@@ -30,14 +31,16 @@ async def upload_keys(call: Call[JsonObject]) -> JsonObject:
 async def query_keys(call: Call[JsonObject]) -> JsonObject:
     """Look up the identity keys of people's devices."""
     wanted = check_object(call.body.get("device_keys"), "'device_keys'")
-    return await call.services.key_queries.query(call.requester.user_id, wanted)
+    return await call.services.key_queries.query(
+        call.requester.user_id, wanted, timeout_of(call.body)
+    )
 
 
 @routes.post("/v3/keys/claim", body=dict)
 async def claim_keys(call: Call[JsonObject]) -> JsonObject:
     """Take one-time keys of people's devices."""
     wanted = check_object(call.body.get("one_time_keys"), "'one_time_keys'")
-    return await call.services.e2ee_keys.claim(wanted)
+    return await call.services.e2ee_keys.claim(wanted, timeout_of(call.body))
 
 
 @routes.get("/v3/keys/changes")

@@ -45,7 +45,7 @@ MAX_KEY_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
+class CrossSigningKey:
     """A cross-signing key, offered or stored."""
 
     public_key: str
@@ -69,7 +69,7 @@ class CrossSigning:
         M_MISSING_PARAM, M_INVALID_SIGNATURE or M_FORBIDDEN.
         """
         offered = {
-            usage: _check_key(user_id, usage, body[f"{usage}_key"])
+            usage: check_key(user_id, usage, body[f"{usage}_key"])
             for usage in USAGES
             if body.get(f"{usage}_key") is not None
         }
@@ -100,9 +100,9 @@ class CrossSigning:
     async def _check_new(
         self,
         user_id: UserID,
-        known: dict[Usage, _Key],
-        offered: dict[Usage, _Key],
-        new: dict[Usage, _Key],
+        known: dict[Usage, CrossSigningKey],
+        offered: dict[Usage, CrossSigningKey],
+        new: dict[Usage, CrossSigningKey],
     ) -> None:
         master = (offered.get("master") or known["master"]).public_key
         for usage, key in offered.items():
@@ -118,7 +118,7 @@ class CrossSigning:
                 raise Forbidden("Key ID in use")
 
     async def _replace(
-        self, user_id: UserID, stored: CrossSigningKeys | None, new: dict[Usage, _Key]
+        self, user_id: UserID, stored: CrossSigningKeys | None, new: dict[Usage, CrossSigningKey]
     ) -> None:
         # With the master key goes what it signed.
         keeps_others = stored is not None and "master" not in new
@@ -169,7 +169,8 @@ class CrossSigning:
         return found
 
 
-def _check_key(user_id: UserID, usage: Usage, value: object) -> _Key:
+def check_key(user_id: UserID, usage: Usage, value: object) -> CrossSigningKey:
+    """Return a key that is in order, whatever its signatures, or answer M_BAD_JSON and such."""
     key = check_object(value, f"'{usage}_key'")
     if key.get("user_id") != user_id:
         raise InvalidParam(f"'{usage}_key' is of another user")
@@ -186,14 +187,14 @@ def _check_key(user_id: UserID, usage: Usage, value: object) -> _Key:
     if signatures is not None and not isinstance(signatures, dict):
         raise BadJson(f"'{usage}_key.signatures' must be an object")
     encode_key(key, f"'{usage}_key'", MAX_KEY_BYTES)
-    return _Key(public_key, key)
+    return CrossSigningKey(public_key, key)
 
 
-def _stored_keys(stored: CrossSigningKeys) -> dict[Usage, _Key]:
-    keys: dict[Usage, _Key] = {}
+def _stored_keys(stored: CrossSigningKeys) -> dict[Usage, CrossSigningKey]:
+    keys: dict[Usage, CrossSigningKey] = {}
     for usage in USAGES:
         encoded: bytes | None = getattr(stored, usage)
         if encoded is not None:
             content = load_key(encoded)
-            keys[usage] = _Key(cross_signing_public_key(content), content)
+            keys[usage] = CrossSigningKey(cross_signing_public_key(content), content)
     return keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from yizhan_server.storage import device_changes as storage
-from yizhan_server.storage.device_changes import ChangeKind
+from yizhan_server.storage.device_changes import NO_DEVICE, ChangeKind
 from yizhan_server.storage.rooms import users_sharing_rooms
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class DeviceChanges:
-    """Appends to the record of changes; each job's changes share one stream position."""
+    """Appends to the record of changes; each change has a stream position of its own.
+
+    Other servers know the changes of a user by their numbers.
+    """
 
     def __init__(self, db: Database, stream: Stream, background: Background) -> None:
         self._db = db
@@ -27,12 +30,20 @@ class DeviceChanges:
 
     def record(
         self, tx: Transaction, user_id: UserID, device_ids: Iterable[str], kind: ChangeKind
-    ) -> Pos:
+    ) -> None:
         """Record that these devices changed (NO_DEVICE: the cross-signing keys)."""
-        pos = self.position(tx, user_id, for_others=kind is not ChangeKind.OWN)
+        positions = []
         for device_id in device_ids:
+            pos = tx.position()
             storage.append_device_change(tx, user_id, device_id, kind, pos)
-        return pos
+            positions.append(pos)
+        if positions:
+            self._show(tx, user_id, positions[-1], for_others=kind is not ChangeKind.OWN)
+
+    def record_remote(self, tx: Transaction, user_id: UserID) -> None:
+        """Record that something about a user of another server changed; only the latest counts."""
+        storage.delete_remote_changes(tx, user_id)
+        self.record(tx, user_id, [NO_DEVICE], ChangeKind.REMOTE)
 
     def record_new(self, tx: Transaction, user_id: UserID, device_id: DeviceID) -> None:
         """Record that a device begins; one that is there already is no news.
@@ -46,7 +57,10 @@ class DeviceChanges:
     def position(self, tx: Transaction, user_id: UserID, *, for_others: bool) -> Pos:
         """Return the position for a change of the user; its commit shows it and wakes."""
         pos = tx.position()
+        self._show(tx, user_id, pos, for_others=for_others)
+        return pos
 
+    def _show(self, tx: Transaction, user_id: UserID, pos: Pos, *, for_others: bool) -> None:
         def show(commit: Commit) -> None:
             self._stream.publish(commit[pos])
             self._stream.wake([user_id])
@@ -56,7 +70,6 @@ class DeviceChanges:
                 self._background.spawn("device list wake-up", self._wake_sharing(user_id))
 
         tx.after_commit(show)
-        return pos
 
     async def _wake_sharing(self, user_id: UserID) -> None:
         if self._stream.waiting():

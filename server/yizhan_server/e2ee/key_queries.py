@@ -1,6 +1,7 @@
 """Answers /keys/query: the identity keys of people's devices and their cross-signing keys.
 
-A handful of statements, however many users are asked for. What a requester may not see is never
+A handful of statements, however many users of this server are asked for; for those of others see
+`remote_keys.py`. What a requester may not see is never
 read: other people's signatures of master keys stay with whoever made them.
 
 Spec: client-server API, "Key and signature security".
@@ -9,44 +10,45 @@ Spec: client-server API, "Key and signature security".
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from yizhan_server.e2ee.keys import NOT_FEDERATED
+from yizhan_server.e2ee.remote_keys import Wanted, portions
 from yizhan_server.e2ee.signatures import cross_signing_public_key, load_key
 from yizhan_server.protocol.errors import BadJson
 from yizhan_server.protocol.identifiers import ServerName, parse_user_id, server_name_of
 from yizhan_server.storage import e2ee_keys as storage
+from yizhan_server.storage import remote_devices as stored_remote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from yizhan_database import Database
+    from yizhan_server.e2ee.remote_keys import RemoteKeys
     from yizhan_server.protocol.identifiers import UserID
 
 JsonObject = dict[str, Any]
-
-USERS_AT_ONCE = 200
 
 
 class KeyQueries:
     """Looks keys up."""
 
-    def __init__(self, db: Database, *, server_name: ServerName) -> None:
+    def __init__(self, db: Database, remote: RemoteKeys, *, server_name: ServerName) -> None:
         self._db = db
+        self._remote = remote
         self._server_name = server_name
 
-    async def query(self, requester: UserID | None, wanted: JsonObject) -> JsonObject:
+    async def query(
+        self, requester: UserID | None, wanted: JsonObject, timeout_ms: int = 0
+    ) -> JsonObject:
         """Return the /keys/query answer for user -> device ids (none: all devices).
 
-        Without a requester it is for another server, which is told no names of devices.
+        Without a requester it is for another server, which is told no names of devices. Other
+        servers are waited for so long.
 
         Answers M_BAD_JSON or InvalidIdentifier's M_INVALID_PARAM.
         """
-        local: dict[str, set[str]] = {}
-        remote: set[str] = set()
+        local: Wanted = {}
+        remote: Wanted = {}
         for user_id, device_ids in wanted.items():
             server = server_name_of(parse_user_id(user_id))
             if not isinstance(device_ids, list) or not all(
@@ -56,19 +58,39 @@ class KeyQueries:
             if server == self._server_name:
                 local[user_id] = set(device_ids)
             else:
-                remote.add(str(server))
+                remote[user_id] = set(device_ids)
         answer: JsonObject = {
             "device_keys": {user_id: {} for user_id in local},
             "master_keys": {},
             "self_signing_keys": {},
             "user_signing_keys": {},
-            "failures": dict.fromkeys(sorted(remote), NOT_FEDERATED),
+            "failures": {},
         }
-        for user_ids in _portions(local):
+        if remote:
+            await self._add_remote(answer, requester, remote, timeout_ms)
+        for user_ids in portions(local):
             await self._add_devices(answer, local, user_ids, with_names=requester is not None)
             await self._add_cross_signing(answer, requester, user_ids)
             await asyncio.sleep(0)
         return answer
+
+    async def _add_remote(
+        self, answer: JsonObject, requester: UserID | None, wanted: Wanted, timeout_ms: int
+    ) -> None:
+        """Add other servers' users: what is kept of them, be it old, and what was asked for."""
+        kept, found = await self._remote.query(wanted, timeout_ms)
+        for name, part in found.items():
+            answer[name] |= part
+        for user_ids in portions(sorted(kept)):
+            for user_id in user_ids:
+                answer["device_keys"][user_id] = {}
+            for user_id, device_id, keys in await stored_remote.devices_of_users(
+                self._db, user_ids
+            ):
+                if not wanted[user_id] or device_id in wanted[user_id]:
+                    shown = b'%b,"unsigned":{}}' % keys[:-1]
+                    answer["device_keys"][user_id][device_id] = orjson.Fragment(shown)
+            await self._add_cross_signing(answer, requester, user_ids)
 
     async def _add_devices(
         self,
@@ -109,9 +131,3 @@ class KeyQueries:
                 own = master.setdefault("signatures", {}).setdefault(requester, {})
                 own[f"ed25519:{signer_key}"] = signature
                 answer["master_keys"][user_id] = master
-
-
-def _portions(users: dict[str, set[str]]) -> Iterator[list[str]]:
-    iterator = iter(users)
-    while portion := list(islice(iterator, USERS_AT_ONCE)):
-        yield portion

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
@@ -46,6 +46,8 @@ from yizhan_server.storage.device_changes import ChangeKind
 from yizhan_server.storage.e2ee_keys import DeviceKeys, OneTimeKey
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from yizhan_database import Database
     from yizhan_server.e2ee.device_changes import DeviceChanges
     from yizhan_server.protocol.identifiers import DeviceID, UserID
@@ -61,7 +63,15 @@ MAX_FALLBACK_KEYS = 10
 MAX_CLAIMS = 10_000
 """Devices in one call."""
 
-NOT_FEDERATED = {"errcode": "M_UNKNOWN", "error": "This server is not connected to that one"}
+
+class RemoteClaims(Protocol):
+    """Takes keys of other servers' users."""
+
+    async def claim(
+        self, wanted: Iterable[tuple[str, str, str]], timeout_ms: int
+    ) -> tuple[JsonObject, JsonObject]:
+        """Take keys for (user, device, algorithm); returns those by user and the failures."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +88,12 @@ class _Upload:
 class Keys:
     """Takes, counts and gives out the keys of devices."""
 
-    def __init__(self, db: Database, changes: DeviceChanges, *, server_name: ServerName) -> None:
+    def __init__(
+        self, db: Database, changes: DeviceChanges, remote: RemoteClaims, *, server_name: ServerName
+    ) -> None:
         self._db = db
         self._changes = changes
+        self._remote = remote
         self._server_name = server_name
 
     async def counts(
@@ -190,10 +203,11 @@ class Keys:
             raise InvalidParam(f"A device has at most {MAX_ONE_TIME_KEYS} one-time keys")
         return unknown
 
-    async def claim(self, wanted: JsonObject) -> JsonObject:
+    async def claim(self, wanted: JsonObject, timeout_ms: int = 0) -> JsonObject:
         """Take a key per device (user -> device -> algorithm) and return the /keys/claim answer.
 
-        A fallback key where no one-time key is left. Answers M_BAD_JSON or M_INVALID_PARAM.
+        A fallback key where no one-time key is left. Other servers are waited for so long. Answers
+        M_BAD_JSON or M_INVALID_PARAM.
         """
         missing, remote = self._check_wanted(wanted)
         given: dict[str, dict[str, dict[str, orjson.Fragment]]] = {}
@@ -202,10 +216,8 @@ class Keys:
             _give(given, key)
         for key in await self._use_fallback_keys(missing):
             _give(given, key)
-        return {
-            "one_time_keys": given,
-            "failures": dict.fromkeys(sorted(remote), NOT_FEDERATED),
-        }
+        of_others, failures = await self._remote.claim(remote, timeout_ms)
+        return {"one_time_keys": {**given, **of_others}, "failures": failures}
 
     async def _claim_one_time_keys(self, wanted: set[tuple[str, str, str]]) -> list[OneTimeKey]:
         missing = set(wanted)
@@ -244,19 +256,20 @@ class Keys:
             await self._db.commit(tx)
         return [key for key, _ in found]
 
-    def _check_wanted(self, wanted: JsonObject) -> tuple[set[tuple[str, str, str]], set[str]]:
-        """Return (user, device, algorithm) of local users, and the other servers named."""
+    def _check_wanted(
+        self, wanted: JsonObject
+    ) -> tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]]:
+        """Return (user, device, algorithm) of users of this server and of others."""
         local: set[tuple[str, str, str]] = set()
-        remote: set[str] = set()
+        remote: set[tuple[str, str, str]] = set()
         for user_id, devices in wanted.items():
             server = server_name_of(parse_user_id(user_id))
             for device_id, algorithm in check_object(devices, "Each user's part").items():
                 check_name(algorithm, "An algorithm")
-                if server != self._server_name:
-                    remote.add(str(server))
-                elif is_name(device_id):
-                    local.add((user_id, device_id, algorithm))
-        if len(local) > MAX_CLAIMS:
+                if is_name(device_id):
+                    part = local if server == self._server_name else remote
+                    part.add((user_id, device_id, algorithm))
+        if len(local) + len(remote) > MAX_CLAIMS:
             raise InvalidParam(f"At most {MAX_CLAIMS} keys are claimed at once")
         return local, remote
 

@@ -96,6 +96,8 @@ class Outbox:
         self._background = background
         self._server_name = server_name
         self._tasks: dict[ServerName, Started] = {}
+        self._woken: set[ServerName] = set()
+        """Servers whose tasks have to look once more before they end."""
         self._fleeting: dict[ServerName, dict[tuple[str, ...], JsonObject]] = defaultdict(dict)
         """EDUs that need not arrive, the latest of each kind and subject."""
 
@@ -159,6 +161,7 @@ class Outbox:
 
     def wake(self, server: ServerName) -> None:
         """Have a task work on what a server is owed, which is durable by now."""
+        self._woken.add(server)
         running = self._tasks.get(server)
         if (running is None or running.done) and self._peers.is_allowed(server):
             self._tasks[server] = self._background.keep(
@@ -168,6 +171,7 @@ class Outbox:
     async def _serve(self, server: ServerName) -> None:
         """Send a server all that it is owed, then end."""
         while not self._stream.closing:
+            self._woken.discard(server)
             busy = await storage.find_busy(self._db, server)
             if busy is not None and busy.body is None:
                 if await self._compose(server, busy):
@@ -175,8 +179,10 @@ class Outbox:
                 busy = None
             if busy is None:
                 fleeting = self._take_fleeting(server, MAX_EDUS)
-                if not fleeting:
+                if not fleeting and server not in self._woken:
                     break
+                if not fleeting:
+                    continue
                 await self._send(server, _txn_id(), self._body([], fleeting), give_up=True)
                 continue
             assert busy.txn_id is not None, "stored together"

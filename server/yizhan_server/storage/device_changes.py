@@ -27,6 +27,12 @@ class ChangeKind(StrEnum):
     CROSS_SIGNING = "cross_signing"
     OWN = "own"
     """Something that only the user's own devices can see."""
+    REMOTE = "remote"
+    """Anything about a user of another server."""
+
+
+OF_DEVICES = (ChangeKind.KEYS.value, ChangeKind.DELETED.value)
+"""What other servers number."""
 
 
 class _MemberContent(msgspec.Struct):
@@ -64,13 +70,66 @@ def append_new_device(tx: Transaction, user_id: str, device_id: str, pos: Pos) -
     )  # fmt: skip
 
 
+def delete_remote_changes(tx: Transaction, user_id: str) -> None:
+    """Forget earlier changes of a user of another server, before a later one is recorded."""
+    tx.execute(
+        "DELETE FROM device_change WHERE user_id = ? AND kind = ?",
+        user_id, ChangeKind.REMOTE.value,
+    )  # fmt: skip
+
+
 async def last_change(db: Database, user_id: str) -> int:
     """Return the position of the last change to a user's devices that others see, 0 for none."""
     row = await db.row(
-        "SELECT pos FROM device_change WHERE user_id = ? AND kind <> ? ORDER BY pos DESC LIMIT 1",
-        user_id, ChangeKind.OWN.value,
+        "SELECT pos FROM device_change WHERE user_id = ? AND kind IN (?, ?)"
+        " ORDER BY pos DESC LIMIT 1",
+        user_id, *OF_DEVICES,
     )  # fmt: skip
     return 0 if row is None else int(row[0])
+
+
+@dataclass(frozen=True, slots=True)
+class OwedChange:
+    """A change that a server is to be told."""
+
+    pos: int
+    user_id: str
+    device_id: str
+    kind: ChangeKind
+    prev_pos: int | None
+    """The change of the user's devices before it."""
+
+
+async def servers_concerned(db: Database, after: int, upto: int) -> list[str]:
+    """Return the servers that share a room with somebody whose keys changed in (after, upto]."""
+    rows = await db.rows(
+        "SELECT DISTINCT s.server FROM device_change AS d"
+        " JOIN membership AS m ON m.user_id = d.user_id AND m.membership = 'join'"
+        " JOIN room_server AS s ON s.room = m.room AND s.to_pos = 0"
+        " WHERE d.pos > ? AND d.pos <= ? AND d.kind IN (?, ?, ?)",
+        after, upto, *OF_DEVICES, ChangeKind.CROSS_SIGNING.value,
+    )  # fmt: skip
+    return [server for (server,) in rows]
+
+
+async def owed_changes(
+    db: Database, server: str, after: int, upto: int, limit: int
+) -> list[OwedChange]:
+    """Return the first changes in (after, upto] of users who share a room with a server."""
+    rows = await db.rows(
+        "SELECT d.pos, d.user_id, d.device_id, d.kind, (SELECT max(p.pos) FROM device_change AS p"
+        " WHERE p.user_id = d.user_id AND p.pos < d.pos AND p.kind IN (?, ?))"
+        " FROM device_change AS d WHERE d.pos > ? AND d.pos <= ? AND d.kind IN (?, ?, ?)"
+        " AND EXISTS (SELECT 1 FROM membership AS m JOIN room_server AS s ON s.room = m.room"
+        " AND s.server = ? AND s.to_pos = 0"
+        " WHERE m.user_id = d.user_id AND m.membership = 'join')"
+        " ORDER BY d.pos LIMIT ?",
+        *OF_DEVICES, after, upto, *OF_DEVICES, ChangeKind.CROSS_SIGNING.value, server, limit,
+    )  # fmt: skip
+    return [
+        OwedChange(pos, user_id, device_id, ChangeKind(kind), prev_pos)
+        for pos, user_id, device_id, kind, prev_pos in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,76 @@
+"""Changes of devices and cross-signing keys, as they are told to other servers.
+
+They follow from the record of changes, so that nothing is stored for a server that is away; what
+it is told when it is back are the keys as they are then.
+
+Spec: server-server API, "Device Management", "End-to-End Encryption".
+"""
+
+from __future__ import annotations
+
+import orjson
+
+from yizhan_database import Database
+from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.identifiers import ServerName, UserID
+from yizhan_server.storage import device_changes as stored_changes
+from yizhan_server.storage import devices as stored_devices
+from yizhan_server.storage import e2ee_keys as stored_keys
+from yizhan_server.storage.device_changes import ChangeKind, OwedChange
+
+
+class DeviceEdus:
+    """Derives EDUs from the record of changes."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def concerned(self, after: int, upto: int) -> set[ServerName]:
+        """Return the servers that share a room with somebody whose keys changed."""
+        servers = await stored_changes.servers_concerned(self._db, after, upto)
+        return {ServerName(server) for server in servers}
+
+    async def owed(
+        self, server: ServerName, after: int, upto: int, limit: int
+    ) -> tuple[list[JsonObject], int]:
+        """Return the first EDUs of (after, upto], and up to where these are all."""
+        changes = await stored_changes.owed_changes(self._db, server, after, upto, limit)
+        if len(changes) == limit:
+            upto = changes[-1].pos
+            # Changes recorded before each had a position of its own may share the last one.
+            changes += [
+                change
+                for change in await stored_changes.owed_changes(
+                    self._db, server, upto - 1, upto, limit * 100
+                )
+                if change not in changes
+            ]
+        edus = [await self._edu(change) for change in changes]
+        return [edu for edu in edus if edu is not None], upto
+
+    async def _edu(self, change: OwedChange) -> JsonObject | None:
+        if change.kind is ChangeKind.CROSS_SIGNING:
+            return await self._signing_keys(change.user_id)
+        content: JsonObject = {
+            "user_id": change.user_id,
+            "device_id": change.device_id,
+            "stream_id": change.pos,
+            "prev_id": [] if change.prev_pos is None else [change.prev_pos],
+        }
+        user_id = UserID(change.user_id)
+        device = await stored_devices.find_device(self._db, user_id, change.device_id)
+        keys = await stored_keys.find_device_keys(self._db, change.user_id, change.device_id)
+        if device is None:
+            content["deleted"] = True
+        elif keys is not None and keys.keys is not None:
+            content["keys"] = orjson.loads(keys.keys)
+        return {"edu_type": "m.device_list_update", "content": content}
+
+    async def _signing_keys(self, user_id: str) -> JsonObject | None:
+        identity = (await stored_keys.find_cross_signing(self._db, [user_id])).get(user_id)
+        if identity is None:
+            return None
+        content: JsonObject = {"user_id": user_id, "master_key": orjson.loads(identity.master)}
+        if identity.self_signing is not None:
+            content["self_signing_key"] = orjson.loads(identity.self_signing)
+        return {"edu_type": "m.signing_key_update", "content": content}
