@@ -299,7 +299,7 @@ def build(
         max_upload_bytes=settings.media.max_upload_bytes,
         is_public=settings.media.unauthenticated_download,
     )  # fmt: skip
-    remote = assemble_remote(db, clock, background, federation_client, media, settings.media)
+    remote = assemble_remote(db, clock, background, federation_client, rooms, media, settings.media)
     profiles = MemberProfiles(personal.accounts, personal.profiles, remote.profiles)
     room_settings = RoomSettings(personal.account_data, personal.push_rules)
     members = Members(
@@ -332,7 +332,7 @@ def build(
     departures = Departures(db, stream, clock)
     aliases = Aliases(db, rooms, appservice_queries, remote.aliases, server_name)
     relations = Relations(db, access)
-    summaries = RoomSummaries(rooms)
+    summaries = RoomSummaries(rooms, shared_rooms.access, remote.summaries)
     renderer = EventRenderer(db, clock, access, relations)
     counter = EphemeralCounter()
     receipts = Receipts(db, stream, clock, shared_rooms.telling.receipt)
@@ -459,7 +459,10 @@ def build(
         renderer=renderer,
         relations=relations,
         summaries=summaries,
-        hierarchy=SpaceHierarchy(db, rooms, summaries, PeerRoomAccess(db, rooms)),
+        hierarchy=SpaceHierarchy(
+            db, rooms, summaries, PeerRoomAccess(db, rooms), shared_rooms.access,
+            remote.summaries,
+        ),
         typing=typing,
         presence=presence,
         receipts=receipts,

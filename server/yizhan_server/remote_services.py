@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from yizhan_server.accounts.remote_profiles import RemoteProfiles
 from yizhan_server.media.remote_media import RemoteMedia
 from yizhan_server.rooms.remote_aliases import RemoteAliases
+from yizhan_server.rooms.remote_summaries import RemoteSummaries
 from yizhan_server.search.remote_directories import RemoteDirectories
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from yizhan_server.clock import Clock
     from yizhan_server.federation_client.client import FederationClient
     from yizhan_server.media.repository import ContentRepository
+    from yizhan_server.rooms.registry import Rooms
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class RemoteServices:
     profiles: RemoteProfiles
     aliases: RemoteAliases
     directories: RemoteDirectories
+    summaries: RemoteSummaries
     media: RemoteMedia
 
 
@@ -34,6 +37,7 @@ def assemble_remote(
     clock: Clock,
     background: Background,
     client: FederationClient,
+    rooms: Rooms,
     repository: ContentRepository,
     settings: Media,
 ) -> RemoteServices:
@@ -42,5 +46,6 @@ def assemble_remote(
         RemoteProfiles(clock, background, client.queries),
         RemoteAliases(clock, background, client.queries),
         RemoteDirectories(client.queries),
+        RemoteSummaries(db, clock, background, client.queries, client.peers, rooms),
         RemoteMedia(db, clock, background, repository, client.media, settings),
     )

@@ -31,21 +31,22 @@ async def get_hierarchy(call: Call[None]) -> JsonObject:
             suggested_only=call.query_bool("suggested_only"),
             start=call.query("from"),
         ),
+        call.ask_another_server,
     )
 
 
 @routes.get("/v1/room_summary/{room}", auth=Auth.OPTIONAL)
 async def get_summary(call: Call[None]) -> JsonObject:
     """Summarise a room."""
-    room = call.path["room"]
+    room, via = call.path["room"], call.query_all("via")
     if room.startswith("#"):
         target = await call.services.aliases.locate(room, call.ask_another_server)
-        room = target.room_id
+        room, via = target.room_id, [*via, *target.servers]
     elif not room.startswith("!"):
         raise InvalidParam("This is neither the id nor an alias of a room")
     requester = call.maybe_requester
     return await call.services.summaries.of_room(
-        room, None if requester is None else requester.user_id
+        room, None if requester is None else requester.user_id, via, call.ask_another_server
     )
 
 
@@ -57,13 +58,10 @@ async def get_summary(call: Call[None]) -> JsonObject:
 async def get_unstable_summary(call: Call[None]) -> JsonObject:
     """Summarise a room, under the names that MSC3266 had before it was accepted."""
     summary = await get_summary(call)
-    return {
-        **summary,
-        "im.nheko.summary.room_version": summary["room_version"],
-        "im.nheko.summary.version": summary["room_version"],
-        **(
-            {"im.nheko.summary.encryption": summary["encryption"]}
-            if "encryption" in summary
-            else {}
-        ),
+    renamed = {"room_version": ("room_version", "version"), "encryption": ("encryption",)}
+    return summary | {
+        f"im.nheko.summary.{name}": summary[key]
+        for key, names in renamed.items()
+        if key in summary
+        for name in names
     }

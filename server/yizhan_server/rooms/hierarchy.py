@@ -1,8 +1,8 @@
 """The tree of a space: its rooms, depth first, as far as the reader may know of them.
 
 The token of a page is the number of rooms before it, so any worker can continue; the walk up to
-there is repeated, and reads only what is cached. What another server would have to tell
-is left out.
+there is repeated, and reads only what is cached. Other servers are asked for the rooms that this
+one is not in, as far as one page may have them asked.
 
 Spec: client-server API, "Discovering rooms within spaces".
 """
@@ -18,11 +18,21 @@ from typing import Any
 import orjson
 
 from yizhan_database import Database
-from yizhan_server.protocol.errors import Forbidden, InvalidParam, NotFound
+from yizhan_server.federation_client.remembered import Ask
+from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.errors import (
+    Forbidden,
+    InvalidParam,
+    LimitExceeded,
+    MatrixError,
+    NotFound,
+)
 from yizhan_server.protocol.identifiers import ServerName, UserID
 from yizhan_server.rooms.peer_access import PeerRoomAccess
 from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.remote_summaries import RemoteRoom, RemoteSummaries
 from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.server_access import ServerAccess
 from yizhan_server.rooms.summaries import RoomSummaries
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import state as stored_state
@@ -33,6 +43,12 @@ MAX_WALKED = 5000
 
 MAX_CHILDREN = 500
 """Described to another server, which asks room by room."""
+
+MAX_ASKED = 30
+"""Rooms that other servers are asked for, for one page."""
+
+PATIENCE_S = 20
+"""How long one page waits for all of them."""
 
 _TOKEN = re.compile(r"([0-9]{1,6})_([0-9]{1,6})_([01])", re.ASCII)
 _ORDER = re.compile(r"[ -~]{1,50}", re.ASCII)
@@ -52,36 +68,60 @@ class Walk:
 class _Node:
     """A room of the tree with its child events in order."""
 
-    room: Room
-    children: list[StoredEvent]
+    room: Room | None
+    entry: dict[str, Any]
+    """What another server says of a room that is not here."""
+    children: list[JsonObject]
+    remote: RemoteRoom | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A room that is to be visited."""
+
+    room_id: str
+    depth: int
+    via: list[object]
+    parent: RemoteRoom | None = None
+    """The room above it, if another server has described that."""
 
 
 class SpaceHierarchy:
     """Walks spaces on behalf of a user."""
 
     def __init__(
-        self, db: Database, rooms: Rooms, summaries: RoomSummaries, peer_access: PeerRoomAccess
+        self,
+        db: Database,
+        rooms: Rooms,
+        summaries: RoomSummaries,
+        peer_access: PeerRoomAccess,
+        access: ServerAccess,
+        remote: RemoteSummaries,
     ) -> None:
         self._db = db
         self._rooms = rooms
         self._summaries = summaries
         self._peer_access = peer_access
+        self._access = access
+        self._remote = remote
 
-    async def page(self, user_id: UserID, room_id: str, walk: Walk) -> dict[str, Any]:
-        """Return a page of the tree below a space, or answer M_FORBIDDEN."""
+    async def page(self, user_id: UserID, room_id: str, walk: Walk, ask: Ask) -> dict[str, Any]:
+        """Return a page of the tree below a space, or answer M_FORBIDDEN.
+
+        `ask` is called before another server is asked for a room.
+        """
         start = _start_of(walk)
-        root = await self._rooms.find(room_id)
-        if root is None or not await self._summaries.may_know_of(root, user_id):
-            raise Forbidden("You may not look into this room")
         rooms: list[dict[str, Any]] = []
         position = 0
-        async for node in self._walk(user_id, root, walk):
+        async for node in self._walk(user_id, room_id, walk, _Asking(ask)):
             if position == start + walk.limit:
                 token = f"{position}_{walk.max_depth}_{int(walk.suggested_only)}"
                 return {"rooms": rooms, "next_batch": token}
             if position >= start:
                 rooms.append(await self._entry(node))
             position += 1
+        if not position:
+            raise Forbidden("You may not look into this room")
         return {"rooms": rooms}
 
     async def for_server(
@@ -92,84 +132,149 @@ class SpaceHierarchy:
         Spec: server-server API, "Spaces".
         """
         root = await self._rooms.find(room_id)
+        if root is not None and not await self._access.is_here(root):
+            root = None
         if root is None or not await self._peer_access.may_know_of(root, server):
             raise NotFound("There is no such room, or it is not for your server")
         below = await self._children(root, suggested_only=suggested_only)
         children: list[dict[str, Any]] = []
         inaccessible: list[str] = []
-        for child_id in [child.state_key or "" for child in below[:MAX_CHILDREN]]:
+        for child_id in [child["state_key"] for child in below[:MAX_CHILDREN]]:
             await asyncio.sleep(0)
             room = await self._rooms.find(child_id)
-            if room is None:
+            if room is None or not await self._access.is_here(room):
                 continue
             if await self._peer_access.may_know_of(room, server):
                 children.append(await self._summaries.summarize(room))
             else:
                 inaccessible.append(child_id)
         return {
-            "room": await self._entry(_Node(root, below)),
+            "room": await self._entry(_Node(root, {}, below)),
             "children": children,
             "inaccessible_children": inaccessible,
         }
 
-    async def _walk(self, user_id: UserID, root: Room, walk: Walk) -> AsyncIterator[_Node]:
+    async def _walk(
+        self, user_id: UserID, root: str, walk: Walk, asking: _Asking
+    ) -> AsyncIterator[_Node]:
         """Yield each room once, before the rooms below it."""
-        seen = {str(root.room_id)}
-        stack: list[tuple[str, int]] = [(root.room_id, 0)]
+        seen = {root}
+        stack = [_Step(root, 0, [])]
         visited = 0
         while stack and visited < MAX_WALKED:
-            room_id, depth = stack.pop()
+            step = stack.pop()
             visited += 1
             if visited % 50 == 0:
                 await asyncio.sleep(0)
-            room = await self._rooms.find(room_id)
-            if room is None or not await self._summaries.may_know_of(room, user_id):
+            node = await self._visit(user_id, step, walk, asking)
+            if node is None:
                 continue
-            children = await self._children(room, suggested_only=walk.suggested_only)
-            yield _Node(room, children)
-            if depth == walk.max_depth:
+            yield node
+            if step.depth == walk.max_depth:
                 continue
-            below = [child.state_key or "" for child in children]
-            for child_id in reversed([each for each in dict.fromkeys(below) if each not in seen]):
+            below = {child["state_key"]: child["content"]["via"] for child in node.children}
+            for child_id, via in reversed([each for each in below.items() if each[0] not in seen]):
                 seen.add(child_id)
-                stack.append((child_id, depth + 1))
+                stack.append(_Step(child_id, step.depth + 1, via, node.remote))
 
-    async def _children(self, room: Room, *, suggested_only: bool) -> list[StoredEvent]:
+    async def _visit(
+        self, user_id: UserID, step: _Step, walk: Walk, asking: _Asking
+    ) -> _Node | None:
+        """Return a room, if the user may know of it."""
+        room = await self._rooms.find(step.room_id)
+        if room is not None and await self._access.is_here(room):
+            if not await self._summaries.may_know_of(room, user_id):
+                return None
+            children = await self._children(room, suggested_only=walk.suggested_only)
+            return _Node(room, {}, children)
+        entry = None
+        if step.parent is not None:
+            if step.room_id in step.parent.inaccessible:
+                return None
+            entry = step.parent.described.get(step.room_id)
+        remote = None
+        if entry is None or entry.get("room_type") == "m.space":
+            remote = await self._find_remote(step, asking)
+            entry = entry if remote is None else remote.entry
+        if entry is None or not await self._remote.may_know_of(entry, user_id):
+            return None
+        children = [] if remote is None else remote.children
+        return _Node(None, entry, _in_order(children, suggested_only=walk.suggested_only), remote)
+
+    async def _find_remote(self, step: _Step, asking: _Asking) -> RemoteRoom | None:
+        try:
+            async with asyncio.timeout_at(asking.until):
+                return await self._remote.find(step.room_id, step.via, asking)
+        except TimeoutError:
+            return None
+        except MatrixError:
+            # Of what may not be asked nothing is shown, unless it is all.
+            if not step.depth:
+                raise
+            return None
+
+    async def _children(self, room: Room, *, suggested_only: bool) -> list[JsonObject]:
         """Return the valid child events of a space in the order in which they are shown."""
         create = await room.state_event("m.room.create")
         if create is None or create.pdu.content.get("type") != "m.space":
             return []
         nids = await stored_state.current_state_of_type(self._db, room.nid, "m.space.child")
         events = (await stored_events.events_by_nid(self._db, nids)).values()
-        found = []
-        for event in events:
-            content = {} if event.flags & REDACTED else event.content
-            via = content.get("via")
-            if not isinstance(via, list) or not via:
-                continue
-            if suggested_only and content.get("suggested") is not True:
-                continue
-            found.append((_order(content, event), event))
-        return [event for _, event in sorted(found, key=lambda each: each[0])]
+        stripped = [_stripped(event) for event in events if not event.flags & REDACTED]
+        return _in_order(stripped, suggested_only=suggested_only)
 
     async def _entry(self, node: _Node) -> dict[str, Any]:
-        entry = await self._summaries.summarize(node.room)
-        entry["children_state"] = [_stripped(child) for child in node.children]
-        return entry
+        entry = node.entry if node.room is None else await self._summaries.summarize(node.room)
+        return {**entry, "children_state": node.children}
 
 
-def _order(content: dict[str, Any], event: StoredEvent) -> tuple[bool, str, int, str]:
-    order = content.get("order")
+class _Asking:
+    """What one page may have others asked: so many rooms, and so long."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._left = MAX_ASKED
+        self.until = asyncio.get_running_loop().time() + PATIENCE_S
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no more may be asked."""
+        return self._left <= 0
+
+    def __call__(self) -> None:
+        """Count one more question."""
+        if self.is_exhausted:
+            raise LimitExceeded(1000, "The space has too many rooms of other servers")
+        self._ask()
+        self._left -= 1
+
+
+def _in_order(children: list[JsonObject], *, suggested_only: bool) -> list[JsonObject]:
+    """Return the valid ones of child events in the order in which they are shown."""
+    found = []
+    for child in children:
+        content = child["content"]
+        via = content.get("via")
+        if not isinstance(via, list) or not via:
+            continue
+        if suggested_only and content.get("suggested") is not True:
+            continue
+        found.append((_order(child), child))
+    return [child for _, child in sorted(found, key=lambda each: each[0])]
+
+
+def _order(child: JsonObject) -> tuple[bool, str, int, str]:
+    order = child["content"].get("order")
     valid = isinstance(order, str) and _ORDER.fullmatch(order) is not None
     return (
         not valid,
         order if isinstance(order, str) and valid else "",
-        event.ts_ms,
-        str(event.state_key),
+        child["origin_server_ts"],
+        child["state_key"],
     )
 
 
-def _stripped(event: StoredEvent) -> dict[str, Any]:
+def _stripped(event: StoredEvent) -> JsonObject:
     whole = orjson.loads(event.client)
     return {
         key: whole[key] for key in ("type", "state_key", "content", "sender", "origin_server_ts")

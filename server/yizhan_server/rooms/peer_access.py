@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from yizhan_server.protocol.identifiers import server_name_of
 from yizhan_server.rooms.join_rules import allowed_rooms, is_knockable, join_rule_of
 from yizhan_server.rooms.summaries import is_world_readable
+from yizhan_server.storage import room_servers as stored_servers
 from yizhan_server.storage import rooms as stored_rooms
 
 if TYPE_CHECKING:
@@ -36,18 +37,20 @@ class PeerRoomAccess:
             return True
         if await is_knockable(room):
             return True
-        if await self._has_anybody(room, server, "join"):
+        if await stored_servers.is_in_room(self._db, room.nid, server):
             return True
-        if await self._has_anybody(room, server, "invite"):
+        if await self._has_anybody_invited(room, server):
             return True
         for room_id in await allowed_rooms(room) or ():
             admitting = await self._rooms.find(room_id)
-            if admitting is not None and await self._has_anybody(admitting, server, "join"):
+            if admitting is None:
+                continue
+            if await stored_servers.is_in_room(self._db, admitting.nid, server):
                 return True
         return False
 
-    async def _has_anybody(self, room: Room, server: ServerName, membership: str) -> bool:
-        users = await stored_rooms.members(self._db, room.nid, membership)
+    async def _has_anybody_invited(self, room: Room, server: ServerName) -> bool:
+        users = await stored_rooms.members(self._db, room.nid, "invite")
         return any(server_name_of(user_id) == server for user_id in users)
 
 

@@ -24,7 +24,7 @@ async def find_authoriser(rooms: Rooms, room: Room, user_id: UserID) -> UserID |
     if allowed is None:
         return None
     if not await is_in_any(rooms, allowed, user_id):
-        if all([await rooms.find(room_id) is None for room_id in allowed]):
+        if allowed and all([await rooms.find(room_id) is None for room_id in allowed]):
             raise MatrixError(
                 400, "M_UNABLE_TO_AUTHORISE_JOIN", "This server knows none of the rooms that would"
             )

@@ -5,13 +5,17 @@ Spec: client-server API, "Listing rooms", "Room previews" (GET /room_summary), "
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from yizhan_server.federation_client.remembered import Ask
 from yizhan_server.protocol.errors import NotFound
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.join_rules import allowed_rooms, is_in_any, is_knockable, join_rule_of
 from yizhan_server.rooms.registry import Rooms
+from yizhan_server.rooms.remote_summaries import RemoteSummaries
 from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.server_access import ServerAccess
 
 _TEXTS = (
     ("m.room.name", "name", "name"),
@@ -26,12 +30,25 @@ _TEXTS = (
 class RoomSummaries:
     """Summarises rooms for whoever may know of them."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, access: ServerAccess, remote: RemoteSummaries) -> None:
         self._rooms = rooms
+        self._access = access
+        self._remote = remote
 
-    async def of_room(self, room_id: str, user_id: UserID | None) -> dict[str, Any]:
-        """Return a room's summary, or answer M_NOT_FOUND to those who may not know of it."""
+    async def of_room(
+        self, room_id: str, user_id: UserID | None, via: Sequence[str], ask: Ask
+    ) -> dict[str, Any]:
+        """Return a room's summary, or answer M_NOT_FOUND to those who may not know of it.
+
+        Servers in `via` are asked for a room that is not here, after `ask` was called.
+        """
         room = await self._rooms.find(room_id)
+        if user_id is not None and (room is None or not await self._access.is_here(room)):
+            remote = await self._remote.find(room_id, via, ask)
+            if remote is None or not await self._remote.may_know_of(remote.entry, user_id):
+                raise NotFound("There is no such room, or it is not for you")
+            membership = await self._remote.membership(room_id, user_id)
+            return {**remote.entry, "membership": membership or "leave"}
         if room is None or not await self.may_know_of(room, user_id):
             raise NotFound("There is no such room, or it is not for you")
         summary = await self.summarize(room)

@@ -11,13 +11,11 @@ from yizhan_server.federation_client.errors import RemoteFailure, RemoteMisbehav
 from yizhan_server.federation_client.queries import QueryRequests
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.identifiers import ServerName
+from yizhan_server.rooms.remote_summaries import read_entry
 from yizhan_server.search.room_directory import RoomsWanted
 
 MAX_LIMIT = 500
 """Rooms that another server is asked for at once; it may give fewer."""
-
-_TEXTS = ("name", "topic", "canonical_alias", "avatar_url", "join_rule", "room_type")
-_FLAGS = ("world_readable", "guest_can_join")
 
 
 class RemoteDirectories:
@@ -56,7 +54,7 @@ def _checked(server: ServerName, answer: JsonObject) -> dict[str, Any]:
     if not isinstance(chunk, list):
         raise RemoteMisbehaved(server, "no list of rooms")
     page: dict[str, Any] = {
-        "chunk": [entry for each in chunk[:MAX_LIMIT] if (entry := public_entry(each)) is not None]
+        "chunk": [entry for each in chunk[:MAX_LIMIT] if (entry := read_entry(each)) is not None]
     }
     for name in ("next_batch", "prev_batch"):
         if isinstance(answer.get(name), str):
@@ -65,18 +63,3 @@ def _checked(server: ServerName, answer: JsonObject) -> dict[str, Any]:
     if isinstance(total, int) and not isinstance(total, bool):
         page["total_room_count_estimate"] = total
     return page
-
-
-def public_entry(given: Any) -> dict[str, Any] | None:
-    """Return the directory's entry of a room as clients expect it; None for what is none."""
-    if not isinstance(given, dict):
-        return None
-    room_id, joined = given.get("room_id"), given.get("num_joined_members")
-    if not isinstance(room_id, str) or not room_id.startswith("!"):
-        return None
-    if not isinstance(joined, int) or isinstance(joined, bool) or joined < 0:
-        return None
-    entry: dict[str, Any] = {"room_id": room_id, "num_joined_members": joined}
-    entry |= {name: given[name] for name in _TEXTS if isinstance(given.get(name), str)}
-    entry |= {name: given.get(name) is True for name in _FLAGS}
-    return entry
