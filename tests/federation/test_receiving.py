@@ -173,3 +173,29 @@ async def test_a_server_that_is_shut_out_learns_nothing_of_who_is_here(
     path = path_of(f"{V2}/invite", room, invite.event_id)
     answered = await peer.asks(homeserver, "PUT", path, content)
     assert (answered.status, answered.errcode) == (403, "M_FORBIDDEN")
+
+
+async def test_who_comes_after_an_erasure_does_not_see_what_was_said(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person, bob: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    await bob.joins(room)
+    said = await alice.says(room, "forget me")
+    await PeerInRoom.joins(peer, homeserver, room)
+    heard = await alice.says(room, "you heard me")
+    erasure = {
+        "erase": True,
+        "auth": {
+            "type": "m.login.password", "password": alice.password,
+            "identifier": {"type": "m.id.user", "user": alice.user_id},
+        },
+    }  # fmt: skip
+    await alice.post("/v3/account/deactivate", erasure)
+
+    async def body(event_id: str) -> str | None:
+        answered = await peer.asks(homeserver, "GET", path_of(f"{V1}/event", event_id))
+        content: JsonObject = answered.json["pdus"][0]["content"]
+        return content.get("body")
+
+    assert await body(said) is None
+    assert await body(heard) == "you heard me"

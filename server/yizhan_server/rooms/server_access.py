@@ -21,6 +21,7 @@ from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import room_servers as stored_servers
 from yizhan_server.storage import state as stored_state
+from yizhan_server.storage.accounts import find_erased
 from yizhan_server.storage.events import KnownPdu
 
 
@@ -111,7 +112,8 @@ class ServerAccess:
     async def as_visible(self, of: RoomOfServer, events: Sequence[KnownPdu]) -> list[Pdu]:
         """Return the events, redacted where the server had nobody in the room to see them.
 
-        State is never hidden: the server has it anyhow, and needs it to judge events.
+        What everybody in the room may see of earlier times is shown, except if its sender asked
+        for erasure. State is never hidden: the server has it anyhow, and needs it to judge events.
         """
         room = of.room
         number = await self._keys.find(("m.room.history_visibility", ""))
@@ -123,12 +125,17 @@ class ServerAccess:
                 (pos, _visibility(known[nid].content) if nid in known else SHARED)
                 for pos, nid in changes
             ]
+        senders = {each.pdu.sender for each in events if not each.pdu.is_state}
+        erased = await find_erased(self._db, senders) if senders else set()
         visible = []
         for each in events:
             hidden = (
                 not each.pdu.is_state
                 and each.pos is not None
-                and _value_at(history, each.pos) not in (SHARED, WORLD_READABLE)
+                and (
+                    each.pdu.sender in erased
+                    or _value_at(history, each.pos) not in (SHARED, WORLD_READABLE)
+                )
                 and of.server
                 not in await stored_servers.servers_at(self._db, room.nid, max(each.pos, 0) + 1)
             )
