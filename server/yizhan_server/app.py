@@ -445,6 +445,7 @@ def build(
             typing=typing, receipts=receipts,
             presence=presence if settings.presence.federated else None,
             to_device=to_device, remote_lists=remote_lists, server_name=server_name,
+            guests=GuestAccess(members, personal.accounts),
         ),
         guest_access=GuestAccess(members, personal.accounts),
         creation=creation,

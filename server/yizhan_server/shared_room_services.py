@@ -10,7 +10,7 @@ from yizhan_server.e2ee.remote_lists import RemoteLists
 from yizhan_server.federation.device_edus import DeviceEdus
 from yizhan_server.federation.ephemeral_edus import EphemeralReceiving, EphemeralTelling
 from yizhan_server.federation.outbox import Outbox
-from yizhan_server.federation.transactions import IncomingTransactions
+from yizhan_server.federation.transactions import EduReceiver, GuestGate, IncomingTransactions
 from yizhan_server.rooms.auth_chains import AuthChains
 from yizhan_server.rooms.handshakes.handshakes import Handshakes
 from yizhan_server.rooms.handshakes.inviting import Inviting
@@ -180,6 +180,7 @@ def assemble_incoming(
     to_device: ToDevice,
     remote_lists: RemoteLists,
     server_name: ServerName,
+    guests: GuestGate,
 ) -> IncomingTransactions:
     """Build what takes transactions; without `presence` what other servers say of it is ignored."""
     ephemeral = EphemeralReceiving(
@@ -194,5 +195,5 @@ def assemble_incoming(
         "m.signing_key_update": remote_lists.update_signing_keys,
     }
     return IncomingTransactions(
-        rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus
+        rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus, guests
     )

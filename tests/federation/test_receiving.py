@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from yizhan_server.protocol.hashes import event_id_of
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
-from yizhan_testing.homeserver import HomeserverInProcess, Person
-from yizhan_testing.peer import Peer
+from yizhan_testing.certificates import CertificateAuthority
+from yizhan_testing.homeserver import HomeserverInProcess, Person, homeserver_in_process
+from yizhan_testing.peer import Peer, federating
 from yizhan_testing.peer_rooms import V1, V2, PeerInRoom, path_of
 from yizhan_testing.polling import until
 
@@ -199,3 +201,29 @@ async def test_who_comes_after_an_erasure_does_not_see_what_was_said(
 
     assert await body(said) is None
     assert await body(heard) == "you heard me"
+
+
+async def test_guests_go_when_another_server_says_that_none_are_admitted(
+    tmp_path: Path, authority: CertificateAuthority, peer: Peer
+) -> None:
+    settings = federating(authority, peer, **{"registration.guests": True})
+    async with homeserver_in_process(tmp_path, "sqlite", **settings) as homeserver:
+        alice = await homeserver.person("alice")
+        open_to_guests = {
+            "type": "m.room.guest_access", "state_key": "", "content": {"guest_access": "can_join"}
+        }  # fmt: skip
+        room = await alice.creates_room(
+            preset="public_chat", initial_state=[open_to_guests],
+            power_level_content_override={"users": {alice.user_id: 100, f"@guest:{peer.name}": 50}},
+            room_version="10",
+        )  # fmt: skip
+        made = await alice.call("POST", "/v3/register", {}, params={"kind": "guest"})
+        visitor = Person(
+            alice.http, alice.base_url, made["user_id"], made["device_id"], made["access_token"], ""
+        )
+        await visitor.joins(room)
+        guest = await PeerInRoom.joins(peer, homeserver, room)
+        closed = guest.builds("m.room.guest_access", {"guest_access": "forbidden"}, "")
+        assert await guest.sends(closed) == {closed.event_id: {}}
+        members = await alice.get(f"/v3/rooms/{quote(room)}/joined_members")
+        assert set(members["joined"]) == {alice.user_id, guest.user_id}

@@ -39,6 +39,14 @@ class EduReceiver(Protocol):
         ...
 
 
+class GuestGate(Protocol):
+    """Knows which rooms admit guests."""
+
+    async def send_away(self, room: Room) -> None:
+        """Make our guests leave a room that has just ceased to admit them."""
+        ...
+
+
 class IncomingTransactions:
     """Takes transactions."""
 
@@ -49,12 +57,14 @@ class IncomingTransactions:
         verification: Verification,
         inviting: Inviting,
         edus: Mapping[str, EduReceiver],
+        guests: GuestGate,
     ) -> None:
         self._rooms = rooms
         self._reception = reception
         self._verification = verification
         self._inviting = inviting
         self._edus = edus
+        self._guests = guests
         self._running: dict[tuple[ServerName, str], asyncio.Future[JsonObject]] = {}
 
     async def receive(
@@ -120,6 +130,8 @@ class IncomingTransactions:
             if not await self._reception.is_in_room(room):
                 return await self._receive_from_outside(origin, room, raws)
             taken = await self._reception.receive(origin, room, raws)
+            if any(raw.get("type") == "m.room.guest_access" for raw in raws):
+                await self._guests.send_away(room)
             return dict(taken.items())
         except MatrixError as error:
             return dict.fromkeys(_ids(room, raws), error.message)
