@@ -20,6 +20,14 @@ async def test_a_message_may_be_sent_without_a_transaction_id(alice: Person, bob
     assert (await bob.refused("POST", path, {})).errcode == "M_FORBIDDEN"
 
 
+async def test_a_redaction_may_be_sent_without_a_transaction_id(alice: Person) -> None:
+    room = await alice.creates_room()
+    said = await alice.says(room, "typo")
+    await alice.post(f"/v3/rooms/{quote(room)}/redact/{quote(said)}", {"reason": "typo"})
+    event = await alice.get(f"/v3/rooms/{quote(room)}/event/{quote(said)}")
+    assert event["content"] == {}
+
+
 async def test_a_join_may_carry_more_into_the_member_event(alice: Person, bob: Person) -> None:
     room = await alice.creates_room(preset="public_chat")
     body = {"org.example.badge": 7, "membership": "ban", "join_authorised_via_users_server": "@x:y"}

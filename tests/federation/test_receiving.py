@@ -227,3 +227,17 @@ async def test_guests_go_when_another_server_says_that_none_are_admitted(
         assert await guest.sends(closed) == {closed.event_id: {}}
         members = await alice.get(f"/v3/rooms/{quote(room)}/joined_members")
         assert set(members["joined"]) == {alice.user_id, guest.user_id}
+
+
+async def test_nobody_is_invited_into_a_room_that_is_blocked(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    admin = await homeserver.person("admin", admin=True)
+    room = await alice.creates_room(preset="public_chat", room_version="10")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    await admin.delete(f"/_synapse/admin/v1/rooms/{quote(room)}", {"block": True, "purge": False})
+    invite = guest.builds("m.room.member", {"membership": "invite"}, alice.user_id)
+    content = {"event": invite.raw, "room_version": "10", "invite_room_state": []}
+    path = path_of(f"{V2}/invite", room, invite.event_id)
+    answered = await peer.asks(homeserver, "PUT", path, content)
+    assert (answered.status, answered.errcode) == (403, "M_FORBIDDEN")

@@ -29,7 +29,7 @@ async def get_events(call: Call[None]) -> bytes:
         peeked = await call.services.access.access_readable_room(call.requester.user_id, room_id)
     return await call.services.event_stream.events(
         call.requester,
-        None if start is None else parse_sync_token(start),
+        parse_sync_token(start) if start else None,
         timeout_ms=call.query_int("timeout", DEFAULT_TIMEOUT_MS, high=MAX_TIMEOUT_MS),
         limit=call.query_int("limit", DEFAULT_LIMIT, low=1, high=MAX_LIMIT),
         peeked=peeked,

@@ -72,6 +72,12 @@ async def redact(call: Call[RedactBody]) -> JsonObject:
     return await _redact(call, call.path["event_id"], content)
 
 
+@routes.post("/v3/rooms/{room_id}/redact/{event_id}", body=RedactBody, limit="messages")
+async def redact_once(call: Call[RedactBody]) -> JsonObject:
+    """Do it without a transaction id: gone from the specification, still used."""
+    return await redact(call)
+
+
 async def _redact(call: Call[Any], target: str, content: JsonObject) -> JsonObject:
     parse_event_id(target)
     joined = await call.joined_room()
@@ -79,10 +85,11 @@ async def _redact(call: Call[Any], target: str, content: JsonObject) -> JsonObje
         event = await call.services.access.access_event(joined.user_id, joined.room.room_id, target)
         if event.event.sender != joined.user_id:
             raise user_suspended()
+    has_txn = "txn_id" in call.path
     event_id = await call.services.writer.send(
         joined.room,
         Draft(joined.user_id, "m.room.redaction", content, redacts=target),
-        _txn(call, f"redact/{joined.room.room_id}/{target}"),
+        _txn(call, f"redact/{joined.room.room_id}/{target}") if has_txn else None,
     )
     return {"event_id": event_id}
 

@@ -14,6 +14,7 @@ from yizhan_server.api.federation import make_routes
 from yizhan_server.api.routing import Call, JsonObject
 from yizhan_server.protocol.errors import BadJson
 from yizhan_server.protocol.identifiers import UserID, parse_user_id
+from yizhan_server.rooms.blocking import check_not_blocked
 from yizhan_server.rooms.handshakes.residing import AUTHORISER
 
 routes = make_routes()
@@ -106,6 +107,7 @@ async def send_knock(call: Call[JsonObject]) -> JsonObject:
 async def invite(call: Call[InviteBody]) -> JsonObject:
     """Take an invitation of a user of this server, and sign it."""
     body = call.body
+    await check_not_blocked(call.services.db, call.path["room_id"])
     event = await call.services.inviting.take(
         call.origin, call.path["room_id"], call.path["event_id"], body.event,
         version_name=body.room_version, room_state=body.invite_room_state,
@@ -121,6 +123,7 @@ async def invite_v1(call: Call[JsonObject]) -> list[Any]:
     state = unsigned.get("invite_room_state", []) if isinstance(unsigned, dict) else []
     if not isinstance(state, list) or not all(isinstance(each, dict) for each in state):
         raise BadJson("'invite_room_state' is a list of events")
+    await check_not_blocked(call.services.db, call.path["room_id"])
     event = await call.services.inviting.take(
         call.origin, call.path["room_id"], call.path["event_id"], call.body,
         version_name="1", room_state=state, users=call.services.members,

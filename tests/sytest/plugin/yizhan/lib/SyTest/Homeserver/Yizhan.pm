@@ -210,7 +210,7 @@ sub _write_config
       },
       url_previews => { enabled => $yes },
       directory => { everybody => $no, rooms_without_sign_in => $yes },
-      presence  => { enabled => $yes },
+      presence  => { enabled => $yes, federated => $yes },
       retention => { self_destruction => $yes },
       identity  => { allow => [ "*" ] },
       email     => {
