@@ -10,11 +10,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import federation
 from bench.cases import CASES, Case, Stage, populate
 from bench.people import Api, Person
 from bench.report import Results
 from bench.servers import KINDS, REPOSITORY, Cores, Server, Template
 
+FEDERATION = "federation"
+"""Three cases that build on one another, with two servers of each kind."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,7 +32,7 @@ class Contestant:
 
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = [case.name for case in CASES]
+    names = [*(case.name for case in CASES), FEDERATION]
     parser.add_argument(
         "--compare",
         nargs="+",
@@ -41,6 +44,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=names, metavar="CASE")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; the median counts")
     parser.add_argument("--quick", action="store_true", help="one round, a fifth of the work")
+    parser.add_argument(
+        "--members", type=int, default=1000, help="of the room that another server joins"
+    )
     parser.add_argument("--check", action="store_true", help="fail when a target is missed")
     parser.add_argument("--docs", action="store_true", help="write the table to performance.md")
     return parser.parse_args(words)
@@ -86,6 +92,9 @@ async def run(arguments: argparse.Namespace) -> Results:
     rounds = 1 if arguments.quick else arguments.repeat
     results = Results(rounds=rounds, quick=arguments.quick, pinned=cores.server is not None)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        if not cases:
+            await run_federation(arguments, Path(folder), cores, results)
+            return results
         contestants: list[Contestant] = []
         for number, name in enumerate(arguments.compare):
             kind = KINDS[name]()
@@ -102,7 +111,29 @@ async def run(arguments: argparse.Namespace) -> Results:
             for contestant in contestants:
                 await measure_start(contestant.server, results)
                 await measure_cases(contestant, cases, results, quick=arguments.quick)
+        if not arguments.only or FEDERATION in arguments.only:
+            await run_federation(arguments, Path(folder), cores, results)
     return results
+
+
+async def run_federation(
+    arguments: argparse.Namespace, folder: Path, cores: Cores, results: Results
+) -> None:
+    """Measure what servers ask of one another: two of a kind at a time."""
+    members = arguments.members // 5 if arguments.quick else arguments.members
+    pairs: dict[str, federation.Prepared] = {}
+    for number, name in enumerate(arguments.compare):
+        label = f"{name} again" if name in arguments.compare[:number] else name
+        if label not in results.servers:
+            results.add_server(label, KINDS[name]().version())
+        print(f"preparing two of {label}", file=sys.stderr)
+        own = folder / f"federation{number}"
+        own.mkdir()
+        pairs[label] = await federation.prepare(name, label, own, cores, members)
+    for number in range(results.rounds):
+        print(f"federation, round {number + 1} of {results.rounds}", file=sys.stderr)
+        for label, pair in pairs.items():
+            await federation.measure(label, pair, results, quick=arguments.quick)
 
 
 def main() -> int:

@@ -37,6 +37,15 @@ ROWS = (
     Row("memory_idle", "memory, idle after the start", "MiB PSS", at_most=70),
     *(Row(case.name, case.title, "ms CPU", times=case.times) for case in CASES),
     Row("memory_after", "memory after all of this", "MiB PSS"),
+    Row("federation_join", "join of a large room of another server, both sides", "ms CPU", times=5),
+    Row("federation_join_here", "- of that the server in the room", "ms CPU"),
+    Row("federation_join_there", "- of that the server that joins", "ms CPU"),
+    Row("federation_event", "an event from server to server, both sides", "ms CPU", times=8),
+    Row("federation_event_here", "- of that the server that sends", "ms CPU"),
+    Row("federation_event_there", "- of that the server that receives", "ms CPU"),
+    Row("federation_catch_up", "an event that a server was away for, both sides", "ms CPU"),
+    Row("federation_catch_up_here", "- of that the server that sends", "ms CPU"),
+    Row("federation_catch_up_there", "- of that the server that was away", "ms CPU"),
 )
 
 

@@ -11,7 +11,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 
@@ -28,6 +28,7 @@ class Kind(Protocol):
     """A server program. Data and configuration of an installation live in one folder."""
 
     name: str
+    server_name: str
 
     def version(self) -> str:
         """Return what exactly is measured."""
@@ -45,21 +46,24 @@ class SynapseKind:
     """
 
     name = "synapse"
+    server_name = "localhost"
 
     def version(self) -> str:
         return f"Synapse {SYNAPSE_VERSION}"
 
+    def options(self, port: int) -> dict[str, Any]:
+        """Return keys of the configuration; `port` is that for clients."""
+        del port
+        return {
+            "presence": {"enabled": False},
+            "caches": {"sync_response_cache_duration": "0s"},
+            "enable_registration": True,
+            "enable_registration_without_verification": True,
+        }
+
     def configure(self, folder: Path) -> str:
-        synapse = Synapse(
-            folder,
-            "localhost",
-            {
-                "presence": {"enabled": False},
-                "caches": {"sync_response_cache_duration": "0s"},
-                "enable_registration": True,
-                "enable_registration_without_verification": True,
-            },
-        )
+        synapse = Synapse(folder, self.server_name, {})
+        synapse.options |= self.options(synapse.port)
         synapse.configure()
         return synapse.base_url
 
@@ -72,6 +76,7 @@ class YizhanKind:
     """Yizhan's homeserver alone with its defaults, but without presence and rate limits."""
 
     name = "yizhan"
+    server_name = "localhost"
 
     def version(self) -> str:
         commit = subprocess.run(
@@ -83,9 +88,9 @@ class YizhanKind:
         ).stdout.strip()
         return f"Yizhan {commit}".rstrip()
 
-    def configure(self, folder: Path) -> str:
-        port = free_port()
-        settings = (
+    def settings(self, port: int) -> tuple[str, ...]:
+        """Return keys of the configuration; `port` is that for clients."""
+        return (
             f'listen.client="127.0.0.1:{port}"',
             f'public.client_baseurl="http://127.0.0.1:{port}"',
             "registration.enabled=true",
@@ -94,12 +99,16 @@ class YizhanKind:
             "presence.enabled=false",
             'logging.level="warning"',
         )
+
+    def configure(self, folder: Path) -> str:
+        port = free_port()
         command = "from yizhan_config.command import main; main()"
         done = subprocess.run(
             [
                 *(sys.executable, "-P", "-c", command),
-                *("init", "--server-name", "localhost", "--data", str(folder), "--behind-proxy"),
-                *(word for setting in settings for word in ("--set", setting)),
+                *("init", "--server-name", self.server_name, "--data", str(folder)),
+                "--behind-proxy",
+                *(word for setting in self.settings(port) for word in ("--set", setting)),
             ],
             capture_output=True,
             text=True,
@@ -239,5 +248,5 @@ class Server:
     def pss_mib(self) -> float:
         return pss_mib(self.pid)
 
-    async def settle(self) -> None:
-        await settle(self.pid)
+    async def settle(self, at_most_s: float = 5) -> None:
+        await settle(self.pid, at_most_s)

@@ -54,7 +54,8 @@ class Synapse:
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._shared_secret = secrets.token_hex(16)
-        self._options = options
+        self.options = options
+        """Keys of homeserver.yaml, for `configure`."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -141,7 +142,7 @@ class Synapse:
             "rc_invites": dict.fromkeys(("per_room", "per_user", "per_issuer"), _UNLIMITED),
             "rc_presence": {"per_user": _UNLIMITED},
         }
-        return settings | self._options
+        return settings | self.options
 
     @property
     def pid(self) -> int:
