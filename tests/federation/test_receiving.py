@@ -241,3 +241,27 @@ async def test_nobody_is_invited_into_a_room_that_is_blocked(
     path = path_of(f"{V2}/invite", room, invite.event_id)
     answered = await peer.asks(homeserver, "PUT", path, content)
     assert (answered.status, answered.errcode) == (403, "M_FORBIDDEN")
+
+
+async def test_what_is_given_beyond_the_gap_is_left_alone(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    before = list(guest.state.values())  # back to the event that made the room
+    between, sent = guest.says("between"), guest.says("sent")
+    guest.gives_missing(*before, between)
+    assert await guest.sends(sent) == {sent.event_id: {}}
+    assert {between.event_id, sent.event_id} <= set(await timeline(alice, room))
+
+
+async def test_an_event_that_claims_to_begin_a_room_is_refused(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    said = guest.says("as it should be")
+    claim = guest.signs({**said.raw, "prev_events": [], "depth": 1})
+    results = await guest.sends(claim, said)
+    assert list(results[claim.event_id]) == ["error"]
+    assert results[said.event_id] == {}

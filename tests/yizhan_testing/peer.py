@@ -147,9 +147,16 @@ class Peer:
 
 @asynccontextmanager
 async def open_peer(
-    authority: CertificateAuthority, *, certified: str = "127.0.0.1", expired: bool = False
+    authority: CertificateAuthority,
+    *,
+    host: str = "127.0.0.1",
+    certified: str | None = None,
+    expired: bool = False,
 ) -> AsyncIterator[Peer]:
-    """Run a peer on a free port of the loopback until the block ends."""
+    """Run a peer on a free port of `host`, an address of the loopback, until the block ends.
+
+    Its certificate is for the host, unless another is given, and valid unless it is `expired`.
+    """
     async with aiohttp.ClientSession() as http:
         peers: list[Peer] = []
 
@@ -159,9 +166,9 @@ async def open_peer(
         runner = web.ServerRunner(web.Server(answer), shutdown_timeout=1)
         await runner.setup()
         try:
-            context = authority.server_context(certified, expired=expired)
-            await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-            peers.append(Peer(ServerName(f"127.0.0.1:{runner.addresses[0][1]}"), http))
+            context = authority.server_context(certified or host, expired=expired)
+            await web.TCPSite(runner, host, 0, ssl_context=context).start()
+            peers.append(Peer(ServerName(f"{host}:{runner.addresses[0][1]}"), http))
             yield peers[0]
         finally:
             await runner.cleanup()

@@ -119,13 +119,13 @@ class Inviting:
                 400, "M_INCOMPATIBLE_ROOM_VERSION", "This server does not know the room version",
                 room_version=version_name,
             )  # fmt: skip
-        pdu = await self._verification.verify_one(raw, version)
-        target = _target(pdu, origin, room_id, event_id, self._server_name)
         known = await self._rooms.find(room_id)
         if known is not None:
-            if known.version is not version:
-                raise InvalidParam("The room is of another version")
             await check_server_acl(known, origin)
+        pdu = await self._verification.verify_one(raw, version)
+        target = _target(pdu, origin, room_id, event_id, self._server_name)
+        if known is not None and known.version is not version:
+            raise InvalidParam("The room is of another version")
         await users.check_invitable(target)
         signed = await self._verification.verify_one(
             sign_event(pdu.raw, version, self._server_name, self._signing_key), version

@@ -75,11 +75,12 @@ class Gaps:
             if not missing:
                 break
             fetched = await self._fetch_before(origin, room, latest, floor)
-            fresh = {
-                pdu.event_id: pdu
+            new = [
+                pdu
                 for pdu in fetched or ()
                 if pdu.event_id not in found and pdu.depth >= floor and pdu.prev_events
-            }
+            ]
+            fresh = await self._needed(room, missing, new)
             if not fresh:
                 if floor and fetched == []:
                     # What it was not asked for, it did not withhold.
@@ -131,6 +132,26 @@ class Gaps:
         self, room: Room, event_ids: Collection[EventID]
     ) -> dict[EventID, stored_events.KnownPdu]:
         return await stored_events.known_pdus(self._db, room.nid, event_ids, room.version)
+
+    async def _needed(
+        self, room: Room, missing: Collection[EventID], fetched: Iterable[Pdu]
+    ) -> dict[EventID, Pdu]:
+        """Return those of `fetched` that are missing, and what is not placed before them.
+
+        A server that answers by the letter gives more where the room has forked: its way back
+        passes by the room's end here, and goes on with what has long been known.
+        """
+        given = {pdu.event_id: pdu for pdu in fetched}
+        known = await self._known(room, given)
+        needed: dict[EventID, Pdu] = {}
+        queue = list(missing)
+        while queue:
+            event_id = queue.pop()
+            is_placed = event_id in known and known[event_id].is_placed
+            if event_id in given and event_id not in needed and not is_placed:
+                needed[event_id] = given[event_id]
+                queue += given[event_id].prev_events
+        return needed
 
     async def _fetch_before(
         self, origin: ServerName, room: Room, latest: list[EventID], floor: int
