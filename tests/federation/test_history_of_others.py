@@ -11,6 +11,7 @@ import pytest_asyncio
 from typing_extensions import override
 
 from yizhan_server.clock import SystemClock
+from yizhan_server.protocol.errors import Forbidden
 from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.identifiers import EventID, ServerName
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
@@ -296,3 +297,71 @@ async def test_what_was_redacted_meanwhile_comes_redacted(
     events = await all_pages(bob, room, None)
     (found,) = [event for event in events if event["event_id"] == regretted]
     assert found["content"] == {}
+
+
+async def test_a_gap_in_the_middle_is_paged_through_by_those_who_were_there(
+    pair: list[HomeserverInProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    alice, bob, carol = await a.person("alice"), await b.person("bob"), await b.person("carol")
+    room = await alice.creates_room(
+        preset="public_chat",
+        initial_state=[
+            {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
+        ],
+    )
+    await joins(bob, room, a)
+    regretted = await bob.says(room, "regretted")
+
+    async def alice_reads() -> None:
+        assert "regretted" in bodies((await page(alice, room))["chunk"])
+
+    await until(alice, alice_reads)
+    await bob.syncs()
+
+    async def lost(*_: object) -> Json:
+        return {"pdus": {}}
+
+    async def gives_nothing(*_: object) -> list[Pdu]:
+        raise Forbidden("not now")
+
+    # What a sends while b is restored from a backup, say, and cannot be had as "missing" later.
+    with monkeypatch.context() as outage:
+        outage.setattr(b.parts.services.federation_transactions, "receive", lost)
+        path = f"/v3/rooms/{quote(room, safe='')}/redact/{quote(regretted, safe='')}/1"
+        await alice.put(path, {})
+        for number in range(30):
+            await alice.says(room, f"lost {number}")
+        async with asyncio.timeout(20):
+            while not await is_sent(a, b):
+                await alice.get("/v3/account/whoami")
+    monkeypatch.setattr(a.parts.services.serving_events, "missing", gives_nothing)
+    await alice.says(room, "after the gap")
+
+    async def bob_hears() -> None:
+        assert "after the gap" in bodies((await page(bob, room, limit="1"))["chunk"])
+
+    since = bob.since
+    await until(bob, bob_hears)
+    sync = await bob.syncs(since=str(since))
+    timeline = sync.room(room)["timeline"]
+    assert timeline["limited"] is True
+    assert bodies(timeline["events"]) == ["after the gap"]
+    await all_pages(bob, room, timeline["prev_batch"])
+    before = await all_pages(bob, room, timeline["prev_batch"])
+    (found,) = [event for event in before if event["event_id"] == regretted]
+    assert found["content"] == {}
+    lost_ones = [event for event in before if event["content"].get("body")]
+    assert bodies(lost_ones) == [f"lost {number}" for number in reversed(range(30))]
+
+    # Carol came later: nothing of it is for her, though it is here.
+    await joins(carol, room, b)
+    assert bodies(await all_pages(carol, room, None)) == []
+
+
+async def is_sent(server: HomeserverInProcess, to: HomeserverInProcess) -> bool:
+    """Whether a server owes nothing to another one."""
+    rows = await server.parts.services.db.rows(
+        "SELECT 1 FROM busy_destination WHERE server = ?", to.server_name
+    )
+    return not rows

@@ -26,9 +26,10 @@ from yizhan_server.rooms.incoming.judgement import (
 )
 from yizhan_server.rooms.incoming.outliers import sorted_by_auth
 from yizhan_server.rooms.point_state import PointState
+from yizhan_server.rooms.power import StateSource
 from yizhan_server.rooms.recording import settled
-from yizhan_server.rooms.redactions import find_waiting_redaction
-from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.redactions import find_remote_target, find_waiting_redaction
+from yizhan_server.rooms.room import Room, StateEvent
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
 from yizhan_server.storage import backward_extremities as stored_edges
@@ -71,7 +72,9 @@ class History:
                 if stored is not None and (stored.pos is not None or stored.flags & NEVER_SHOWN):
                     stored_edges.delete_missing(tx, room.nid, pdu.event_id)
                 elif pdu.event_id not in refused:
-                    await self._store(tx, room, pdu, stored, None)
+                    nid = await self._store(tx, room, pdu, stored, None)
+                    state = _authorising(pdu, given, known, create)
+                    await self._redact(tx, room, pdu, nid, state)
                     count += 1
                 elif refused[pdu.event_id]:
                     # No other server's answer would change that; what is before it remains
@@ -133,6 +136,7 @@ class History:
                 await self._store_rejected(tx, room, edge, stored, point, nid)
             else:
                 await self._store(tx, room, edge, stored, point, nid)
+                await self._redact(tx, room, edge, nid, state.event)
                 await self._note_edges(tx, room, [edge])
             await self._db.commit(tx)
 
@@ -153,13 +157,13 @@ class History:
         stored: KnownPdu | None,
         point: Point | None,
         nid: int | None = None,
-    ) -> None:
+    ) -> int:
         pos = -await self._numbers.next("history")
         line, seq = (None, None) if point is None else (point.line, point.seq)
         stored_edges.delete_missing(tx, room.nid, pdu.event_id)
         if stored is not None:
             stored_events.place_in_history(tx, stored.nid, pos, line, seq)
-            return
+            return stored.nid
         if nid is None:
             nid = await self._numbers.next("event")
         flags = 0
@@ -172,6 +176,7 @@ class History:
             tx, nid=nid, room=room.nid, pos=pos, pdu=pdu, line=line, seq=seq,
             relation=stored_events.relation_of(pdu.content), flags=flags, client=client, rest=rest,
         )  # fmt: skip
+        return nid
 
     async def _store_rejected(
         self,
@@ -193,6 +198,21 @@ class History:
             client=client, rest=rest,
         )  # fmt: skip
 
+    async def _redact(
+        self, tx: Transaction, room: Room, pdu: Pdu, nid: int, state: StateSource
+    ) -> None:
+        """Apply a redaction to an event that is here already, if `state` permits it.
+
+        What is not here comes pruned from those who have the redaction.
+        """
+        target = await find_remote_target(self._db, room, pdu, state)
+        if target is None or target.event is None:
+            return
+        stored_events.mark_redacted(tx, target.event.nid)
+        stored_events.append_redaction(tx, target=target.event_id, event=nid, applied=True)
+        event_id, key = target.event_id, target.state_key
+        tx.after_commit(lambda _: room.redacted(event_id, key))
+
     async def _note_edges(self, tx: Transaction, room: Room, pdus: Iterable[Pdu]) -> None:
         """Record which events before these are not here."""
         given = {pdu.event_id: pdu for pdu in pdus}
@@ -202,6 +222,27 @@ class History:
         for pdu in given.values():
             missing = [event_id for event_id in pdu.prev_events if event_id not in here]
             stored_edges.append_missing(tx, room.nid, missing, pdu.depth)
+
+
+def _authorising(
+    pdu: Pdu,
+    given: Mapping[EventID, Pdu],
+    known: Mapping[EventID, KnownPdu],
+    create: StateEvent | None,
+) -> StateSource:
+    """Give the auth events of an event, by what they set; and the create event in any case."""
+    named = [
+        known[event_id].pdu if event_id in known else given.get(event_id)
+        for event_id in pdu.auth_events
+    ]
+    found = {each.key: each for each in named if each is not None and each.is_state}
+
+    async def state(key: StateKey) -> StateEvent | None:
+        if key == CREATE:
+            return create
+        return StateEvent(0, found[key]) if key in found else None
+
+    return state
 
 
 def _refused(
