@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest_asyncio
 from nacl.signing import SigningKey
 
+from yizhan_server.app import MIGRATIONS
 from yizhan_testing.crypto_identity import CrossSigningIdentity, CryptoDevice, public_key
+from yizhan_testing.databases import StatementRecorder, fresh_database
 from yizhan_testing.departments import departments_with_doors
 from yizhan_testing.neighbours import meet, sees, shares_room, tells
 
@@ -298,9 +301,12 @@ async def test_nothing_is_lost_while_a_server_is_away(pair: Pair) -> None:
     await uploads_keys(bob)
     await devices_seen(alice, bob)
     await alice.syncs()
+    before_that = questions(pair)
     await a.door.closes()
     second = await b.signs_in("bob")
     await uploads_keys(second)
+    for number in range(45):  # more changes than one transaction holds
+        await second.put(f"/v3/devices/{second.device_id}", {"display_name": f"no. {number}"})
     for number in range(120):
         messages = {alice.user_id: {alice.device_id: {"n": number}}}
         await bob.put(f"/v3/sendToDevice/m.test/{number}", {"messages": messages})
@@ -317,4 +323,32 @@ async def test_nothing_is_lost_while_a_server_is_away(pair: Pair) -> None:
             found += [event["content"]["n"] for event in events]
             has_changed |= changed(bob)(answer)
     assert found == list(range(120))
-    assert await devices_seen(alice, bob) == {second.device_id}
+    async with asyncio.timeout(10):
+        while await devices_seen(alice, bob) != {second.device_id}:
+            await alice.syncs(timeout_ms=500)
+    assert questions(pair) == before_that
+
+
+async def test_nothing_of_it_reads_a_whole_table(tmp_path: Path) -> None:
+    await fresh_database("sqlite", MIGRATIONS, tmp_path / "first")
+    overrides: dict[str, Any] = {"presence.federated": True}
+    with StatementRecorder() as recorder:
+        async with departments_with_doors(tmp_path, "sqlite", 2, **overrides) as pair:
+            alice, bob, room = await meet(pair)
+            await uploads_keys(bob)
+            await devices_seen(alice, bob)
+            identity = CrossSigningIdentity(bob.user_id)
+            await bob.post("/v3/keys/device_signing/upload", identity.body())
+            await sees(alice, changed(bob))
+            messages = {alice.user_id: {"*": {"n": 1}}}
+            await bob.put("/v3/sendToDevice/m.test/1", {"messages": messages})
+            path = f"/v3/rooms/{quote(room, safe='')}/typing/{bob.user_id}"
+            await bob.put(path, {"typing": True})
+            await bob.post("/v3/logout", {})
+            async with asyncio.timeout(10):
+                while await devices_seen(alice, bob):
+                    await alice.syncs(timeout_ms=500)
+    [file] = (tmp_path / "department-0").glob("test*.db")
+    assert recorder.full_scans(file) == []
+    for table in ("remote_device_list", "received_message", "device_change AS d"):
+        assert any(table in sql for sql in recorder.statements), table
