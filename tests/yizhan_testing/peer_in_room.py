@@ -19,6 +19,7 @@ from yizhan_server.protocol.event import Pdu, build_pdu, parse_pdu
 from yizhan_server.protocol.hashes import reference_hash
 from yizhan_server.protocol.identifiers import EventID, RoomID, UserID
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat, RoomVersion
+from yizhan_server.protocol.signing import hash_and_sign_event
 from yizhan_testing.homeserver import HomeserverInProcess
 from yizhan_testing.peer import Answered, Peer
 
@@ -112,10 +113,11 @@ async def joined(
     version = ROOM_VERSIONS[template["room_version"]]
     given = template["event"]
     guest = PeerInRoom(peer, homeserver, RoomID(room), version, user_id)
-    join = guest.event(
-        "m.room.member", {"membership": "join"}, user_id,
-        follows=given["prev_events"], auth=given["auth_events"], depth=given["depth"],
-    )  # fmt: skip
+    raw = {**given, "origin_server_ts": time.time_ns() // 1_000_000}
+    if version.event_id_format is EventIdFormat.FIELD:
+        raw["event_id"] = f"${next(_txns)}:{peer.name}"
+    join = parse_pdu(hash_and_sign_event(raw, version, peer.name, peer.key), version)
+    guest.known[join.event_id] = join
     uri = f"/_matrix/federation/v2/send_join/{quote(room, safe='')}/{quote(join.event_id, safe='')}"
     answer = await peer.asks(homeserver, "PUT", uri, join.raw)
     assert answer.status == 200, answer.content

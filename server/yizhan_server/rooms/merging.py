@@ -13,8 +13,8 @@ from yizhan_server.storage.state import Point
 class Resolver(Protocol):
     """Resolves the state of forks."""
 
-    async def resolve(self, room: Room, points: Sequence[Point]) -> Mapping[int, int]:
-        """Return how the resolution differs from the state at `points[0]`; 0 = no event."""
+    async def merged(self, room: Room, points: Sequence[Point]) -> tuple[Point, Mapping[int, int]]:
+        """Return one of the points, and how the resolution differs from it; 0 = no event."""
         ...
 
 
@@ -23,4 +23,4 @@ async def merge(resolver: Resolver, room: Room, points: Sequence[Point]) -> Merg
     distinct = sorted(set(points))
     if len(distinct) == 1:
         return Merge(distinct[0])
-    return Merge(distinct[0], await resolver.resolve(room, distinct))
+    return Merge(*await resolver.merged(room, distinct))

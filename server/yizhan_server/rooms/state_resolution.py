@@ -67,7 +67,7 @@ class StateResolver:
         self._keys = keys
         self._chains = AuthChains(db)
         self._event_budget = event_budget
-        self._results: OrderedDict[tuple[Point, frozenset[Point]], Changes] = OrderedDict()
+        self._results: OrderedDict[tuple[Point, ...], list[Changes]] = OrderedDict()
         self._cached_keys = 0
 
     async def resolve(self, room: ResolvableRoom, points: Sequence[Point]) -> Changes:
@@ -76,29 +76,43 @@ class StateResolver:
         All points must be durable. Their order makes no difference to the resolved state. Raises
         ResolutionTooLarge.
         """
-        # Points are better than the IDs of the extremities: messages do not move them.
-        wanted = (points[0], frozenset(points))
-        if len(wanted[1]) == 1:
-            return {}
-        changes = self._results.get(wanted)
-        if changes is None:
-            ordered = [points[0], *sorted(wanted[1] - {points[0]})]
-            changes = await _Resolution(
-                self._db, self._keys, self._chains, room, ordered, self._event_budget
-            ).changes()
-            self._remember(wanted, changes)
-        else:
-            self._results.move_to_end(wanted)
-        return dict(changes)
+        distinct = tuple(sorted(set(points)))
+        return dict((await self._resolved(room, distinct))[distinct.index(points[0])])
 
-    def _remember(self, wanted: tuple[Point, frozenset[Point]], changes: Changes) -> None:
-        if wanted in self._results:
+    async def merged(self, room: ResolvableRoom, points: Sequence[Point]) -> tuple[Point, Changes]:
+        """Return the same as changes to the point that has the fewest.
+
+        A merge that continued any other would write rows for all that one of two branches does
+        not know, again and again.
+        """
+        distinct = tuple(sorted(set(points)))
+        found = await self._resolved(room, distinct)
+        nearest = min(range(len(distinct)), key=lambda index: len(found[index]))
+        return distinct[nearest], dict(found[nearest])
+
+    async def _resolved(self, room: ResolvableRoom, points: tuple[Point, ...]) -> list[Changes]:
+        """Return the changes to each of `points`, which are sorted."""
+        # Points are better than the IDs of the extremities: messages do not move them.
+        if len(points) == 1:
+            return [{}]
+        changes = self._results.get(points)
+        if changes is None:
+            changes = await _Resolution(
+                self._db, self._keys, self._chains, room, points, self._event_budget
+            ).changes()
+            self._remember(points, changes)
+        else:
+            self._results.move_to_end(points)
+        return changes
+
+    def _remember(self, points: tuple[Point, ...], changes: list[Changes]) -> None:
+        if points in self._results:
             return
-        self._results[wanted] = changes
-        self._cached_keys += 1 + len(changes)
+        self._results[points] = changes
+        self._cached_keys += 1 + sum(map(len, changes))
         while self._cached_keys > CACHED_KEYS:
             _, forgotten = self._results.popitem(last=False)
-            self._cached_keys -= 1 + len(forgotten)
+            self._cached_keys -= 1 + sum(map(len, forgotten))
 
 
 class _Resolution:
@@ -124,11 +138,11 @@ class _Resolution:
         self._nids: dict[EventID, int] = {}
         self._asked: set[EventID] = set()
 
-    async def changes(self) -> Changes:
-        """Return what the resolution changes in the first state."""
+    async def changes(self) -> list[Changes]:
+        """Return what the resolution changes in each of the states."""
         values = await self._differing()
         if not values:
-            return {}
+            return [{} for _ in self._points]
         event_ids = await self._event_ids({nid for one in values.values() for nid in one if nid})
         names = await self._key_names(values)
         conflicted = {
@@ -306,16 +320,17 @@ class _Resolution:
         resolved: Mapping[StateKey, EventID | None],
         numbers: Mapping[StateKey, int],
         values: Mapping[int, Sequence[int]],
-    ) -> Changes:
-        changes: Changes = {}
+    ) -> list[Changes]:
+        changes: list[Changes] = [{} for _ in self._points]
         for name, event_id in resolved.items():
             number = numbers.get(name)
             if number is None:
                 number = await self._number_of(name)
-            before = values[number][0] if number in values else REMOVED
             after = REMOVED if event_id is None else self._nids[event_id]
-            if after != before:
-                changes[number] = after
+            before = values.get(number, [REMOVED] * len(changes))
+            for index, each in enumerate(changes):
+                if after != before[index]:
+                    each[number] = after
         return changes
 
     async def _number_of(self, name: StateKey) -> int:
