@@ -128,15 +128,13 @@ async def test_an_event_that_the_room_does_not_permit_changes_nothing(
     before = await everything(alice, room)
     levels = {"users": {mallory.user_id: 100}}
     coup = mallory.event("m.room.power_levels", levels, "")
-    answer = await mallory.sends(coup)
-    assert "error" in answer.json["pdus"][coup.event_id]
+    assert (await mallory.sends(coup)).status == 200
     assert await everything(alice, room) == before
     # Again, it is known; and what follows it, as if it were permitted, is judged without it.
     await mallory.sends(coup)
     mallory.follows(coup)
     name = mallory.event("m.room.name", {"name": SECRET}, "")
-    answer = await mallory.sends(name)
-    assert "error" in answer.json["pdus"][name.event_id]
+    assert (await mallory.sends(name)).status == 200
     assert await everything(alice, room) == before
     refused = [r for r in caplog.records if getattr(r, "event_id", "") == coup.event_id]
     assert len(refused) == 1
