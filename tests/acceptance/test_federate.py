@@ -20,6 +20,7 @@ from yizhan_testing.installation import Process
 from yizhan_testing.js_client import JsClient
 from yizhan_testing.named_machines import make_certificates, name_in_hosts
 from yizhan_testing.stand_ins import free_ports
+from yizhan_testing.town import share_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +127,7 @@ def sides() -> Iterator[tuple[Side, Side]]:
         yield here, there
 
 
-async def test_from_two_servers_to_a_room_of_both(sides: tuple[Side, Side]) -> None:
+async def test_from_two_servers_to_an_encrypted_room_of_both(sides: tuple[Side, Side]) -> None:
     reach, trust, restart, check = guided("From nothing")
     assert "systemctl restart" in restart
     async with AsyncExitStack() as stack:
@@ -164,12 +165,8 @@ async def test_from_two_servers_to_a_room_of_both(sides: tuple[Side, Side]) -> N
             return client
 
         li, wang = await signs_in(here, "li"), await signs_in(there, "wang")
-        room = await li.creates_room(
-            invite=[wang.user_id], encrypted=False, options={"preset": "public_chat"}
-        )
-        await wang.accepts_invitation(room, by=li.user_id)
-        await li.sees_member(room, wang.user_id)
+        room = await share_room(li, wang)
         for speaker, reader, text in ((li, wang, "贵单位好"), (wang, li, "您好")):
             sent = await speaker.says(room, text)
             read = await reader.reads(text, room=room)
-            assert read.event_id == sent
+            assert (read.event_id, read.encrypted) == (sent, True)

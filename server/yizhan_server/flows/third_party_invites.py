@@ -12,19 +12,22 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from yizhan_server.protocol.errors import Forbidden, MatrixError
-from yizhan_server.protocol.identifiers import UserID
+from yizhan_server.federation_client.errors import RemoteFailure, told_to_client
+from yizhan_server.protocol.errors import BadJson, Forbidden, MatrixError
+from yizhan_server.protocol.identifiers import RoomID, UserID, parse_user_id, server_name_of
 from yizhan_server.protocol.signing import is_signed_by_any
 from yizhan_server.rooms.power import current_power_levels
 from yizhan_server.rooms.writer import Draft
 
 if TYPE_CHECKING:
     from yizhan_server.accounts.member_profiles import MemberProfiles
+    from yizhan_server.federation_client.rooms import RoomRequests
     from yizhan_server.identity.servers import IdentityServers
     from yizhan_server.protocol.identifiers import ServerName
+    from yizhan_server.rooms.handshakes.handshakes import Handshakes
     from yizhan_server.rooms.members import Members
-    from yizhan_server.rooms.registry import Rooms
     from yizhan_server.rooms.room import Room
+    from yizhan_server.rooms.server_access import ServerAccess
     from yizhan_server.rooms.writer import EventWriter
 
 log = logging.getLogger(__name__)
@@ -40,16 +43,20 @@ class ThirdPartyInvites:
     def __init__(
         self,
         servers: IdentityServers,
-        rooms: Rooms,
         members: Members,
         writer: EventWriter,
         profiles: MemberProfiles,
+        access: ServerAccess,
+        handshakes: Handshakes,
+        requests: RoomRequests,
     ) -> None:
         self._servers = servers
-        self._rooms = rooms
         self._members = members
         self._writer = writer
         self._profiles = profiles
+        self._access = access
+        self._handshakes = handshakes
+        self._requests = requests
 
     async def invite(
         self,
@@ -127,21 +134,68 @@ class ThirdPartyInvites:
         signed, room_id = invite.get("signed"), invite.get("room_id")
         if not isinstance(signed, dict) or not isinstance(room_id, str):
             raise Forbidden("The invitation is not signed")
-        token = signed.get("token")
-        room = await self._rooms.find(room_id)
-        if room is None or not isinstance(token, str) or signed.get("mxid") != user_id:
+        if signed.get("mxid") != user_id:
             raise Forbidden("The invitation is for somebody else")
+        room = await self._handshakes.find_room_here(room_id)
+        if room is None:
+            await self._have_exchanged(UserID(user_id), invite, signed)
+            return
+        target = UserID(user_id)
+        content = await self._members.invite_content(target, reason=None, is_direct=False)
+        await self._writer.send(room, await self._proven(room, target, signed, content))
+
+    async def _have_exchanged(self, target: UserID, invite: JsonObject, signed: JsonObject) -> None:
+        """Have the server of whoever invited make the invitation; it comes from there."""
+        sender, room_id = str(invite.get("sender")), RoomID(str(invite.get("room_id")))
+        server = server_name_of(sender)
+        if server is None or self._members.is_ours(UserID(sender)):
+            raise Forbidden("The invitation is for a room that is not here")
+        event: JsonObject = {
+            "type": "m.room.member",
+            "room_id": room_id,
+            "sender": sender,
+            "state_key": target,
+            "content": {
+                "membership": "invite",
+                "third_party_invite": {"display_name": "", "signed": _proof(signed)},
+            },
+        }
+        try:
+            await self._requests.exchange_third_party_invite(server, room_id, event)
+        except RemoteFailure as failure:
+            raise told_to_client(failure) from None
+
+    async def exchange(self, origin: ServerName, room_id: str, event: JsonObject) -> None:
+        """Invite a user of `origin`, who has proven to have the address that was invited."""
+        room = await self._access.access_resident_room(origin, room_id)
+        content, target = event.get("content"), event.get("state_key")
+        invite = content.get("third_party_invite") if isinstance(content, dict) else None
+        signed = invite.get("signed") if isinstance(invite, dict) else None
+        if event.get("type") != "m.room.member" or not isinstance(signed, dict):
+            raise BadJson("The event is not a third party's invitation")
+        user_id = parse_user_id(target if isinstance(target, str) else "")
+        if server_name_of(user_id) != origin or signed.get("mxid") != user_id:
+            raise Forbidden("The invitation is for somebody else")
+        draft = await self._proven(room, user_id, signed, {"membership": "invite"})
+        if not self._members.is_ours(draft.sender):
+            raise Forbidden("Somebody of another server has invited")
+        await self._handshakes.inviting.invite(room, draft)
+
+    async def _proven(
+        self, room: Room, target: UserID, signed: JsonObject, content: JsonObject
+    ) -> Draft:
+        """Return the invitation that `signed` proves, or answer M_FORBIDDEN."""
+        token = signed.get("token")
+        if not isinstance(token, str):
+            raise Forbidden("The invitation is not signed")
         announced = await room.state_event("m.room.third_party_invite", token)
         if announced is None or not await self._is_proven(signed, announced.pdu.content):
             raise Forbidden("No valid key signed the invitation")
-        target = UserID(user_id)
-        content = await self._members.invite_content(target, reason=None, is_direct=False)
         content["third_party_invite"] = {
             "display_name": announced.pdu.content.get("display_name", ""),
-            "signed": {name: signed.get(name) for name in ("mxid", "signatures", "token")},
+            "signed": _proof(signed),
         }
-        sender = UserID(announced.pdu.sender)
-        await self._writer.send(room, Draft(sender, "m.room.member", content, target))
+        return Draft(UserID(announced.pdu.sender), "m.room.member", content, target)
 
     async def _is_proven(self, signed: JsonObject, announced: JsonObject) -> bool:
         """Whether a key of the announcement signed this that its server still stands by."""
@@ -155,6 +209,10 @@ class ThirdPartyInvites:
             if isinstance(url, str) and await self._servers.is_key_valid(url, key):
                 return True
         return False
+
+
+def _proof(signed: JsonObject) -> JsonObject:
+    return {name: signed.get(name) for name in ("mxid", "signatures", "token")}
 
 
 def _announcement(stored: JsonObject) -> tuple[str, JsonObject]:

@@ -131,5 +131,12 @@ async def invite_v1(call: Call[JsonObject]) -> list[Any]:
     return [200, {"event": event}]
 
 
+@routes.put("/v1/exchange_third_party_invite/{room_id}", body=dict)
+async def exchange_third_party_invite(call: Call[JsonObject]) -> JsonObject:
+    """Invite whoever has proven to have an address that was invited."""
+    await call.services.third_party_invites.exchange(call.origin, call.path["room_id"], call.body)
+    return {}
+
+
 def _user(call: Call[None]) -> UserID:
     return parse_user_id(call.path["user_id"])
