@@ -147,6 +147,7 @@ async def test_a_redacted_event_loses_its_content_everywhere(alice: Person, bob:
     seen = await bob.get(f"/v3/rooms/{quote(room)}/event/{quote(event)}")
     assert seen["content"] == {}
     assert seen["unsigned"]["redacted_because"]["content"]["redacts"] == event
+    assert seen["unsigned"]["redacted_by"] == seen["unsigned"]["redacted_because"]["event_id"]
     page = await bob.get(f"/v3/rooms/{quote(room)}/messages", dir="b", limit="50")
     assert "泄密" not in str(page)
     assert "泄密" not in str((await bob.syncs()).body)

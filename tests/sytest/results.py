@@ -2,7 +2,8 @@
 
 `results.py table RUN.tap RUN.err RUN.tsv` makes a line per test: file, name, result, why, separated
 by tabs. `results.py compare RUN.tsv...` prints what of `tests/sytest-local.txt` did not pass in
-these runs (of two, the later counts); status 1 below the share that is wanted.
+these runs (of two, the later counts), `compare-all` what of `tests/sytest-all.txt`, with the share
+that passed of each folder; status 1 below the share that is wanted.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-LIST = Path(__file__).parent.parent / "sytest-local.txt"
-SHARE_WANTED = 0.98
+LISTS = Path(__file__).parent.parent
+LOCAL = (LISTS / "sytest-local.txt", 0.98)
+ALL = (LISTS / "sytest-all.txt", 0.97)
+"""Which tests should pass, and how large a share has to."""
 
 RESULT = re.compile(r"(not ok|ok) (\d+) (.*)")
 STARTED = re.compile(r"    Test (\d+) ")
@@ -60,23 +63,31 @@ def write_table(tap: str, err: str, tsv: str) -> int:
     return 0
 
 
-def compare(*tables: str) -> int:
-    """Print each test of the list that did not pass, and how many did."""
+def compare(wanted: tuple[Path, float], *tables: str) -> int:
+    """Print each test of the list that did not pass, and how many did of each folder."""
     results: dict[tuple[str, str], tuple[str, str]] = {}
     for path in tables:
         for line in read_lines(path):
             file, name, result, why = line.split("\t", 3)
             results[file, name] = (result, why)
     counts: Counter[str] = Counter()
-    for line in read_lines(str(LIST)):
+    listed: Counter[str] = Counter()
+    passed: Counter[str] = Counter()
+    tests, share = wanted
+    for line in read_lines(str(tests)):
         file, name = line.split("\t")
         result, why = results.get((file, name), ("not run", ""))
         counts[result] += 1
+        folder = file.split("/")[1]
+        listed[folder] += 1
+        passed[folder] += result == "ok"
         if result != "ok":
             print(result, file, name, why, sep="\t")  # noqa: T201
+    for folder in sorted(listed):
+        print(f"{folder}: {passed[folder]} of {listed[folder]}")  # noqa: T201
     total = counts.total()
     print(f"{counts['ok']} of {total} passed ({counts['ok'] / total:.1%})")  # noqa: T201
-    return 0 if counts["ok"] >= SHARE_WANTED * total else 1
+    return 0 if counts["ok"] >= share * total else 1
 
 
 def main(words: list[str]) -> int:
@@ -85,7 +96,9 @@ def main(words: list[str]) -> int:
         case ["table", tap, err, tsv]:
             return write_table(tap, err, tsv)
         case ["compare", *tables] if tables:
-            return compare(*tables)
+            return compare(LOCAL, *tables)
+        case ["compare-all", *tables] if tables:
+            return compare(ALL, *tables)
     print(__doc__, file=sys.stderr)  # noqa: T201
     return 2
 

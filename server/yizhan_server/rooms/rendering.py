@@ -89,7 +89,7 @@ class EventRenderer:
                 self._db, reader.user_id, reader.device_id, own
             )
         redacted = [event.event_id for event in events if event.flags & REDACTED]
-        redactions = await self._redactions(reader, redacted) if redacted else {}
+        redactions = await self._redactions(redacted) if redacted else {}
         relations = await self._aggregations.bundle(reader.readable, events) if bundle else {}
         previous = await self._previous(events)
         rendered = []
@@ -100,7 +100,10 @@ class EventRenderer:
             if event.event_id in txn_ids:
                 unsigned["transaction_id"] = txn_ids[event.event_id]
             if event.event_id in redactions:
-                unsigned["redacted_because"] = orjson.Fragment(redactions[event.event_id])
+                redaction = redactions[event.event_id]
+                # Gone from the specification; older clients look only whether it is there.
+                unsigned["redacted_by"] = redaction.event_id
+                unsigned["redacted_because"] = orjson.Fragment(event_bytes(redaction, reader.room))
             if event.event_id in relations:
                 unsigned["m.relations"] = relations[event.event_id]
             unsigned |= previous.get(event.nid, {})
@@ -133,15 +136,11 @@ class EventRenderer:
             rendered.append(splice(event_bytes(event, room), unsigned))
         return rendered
 
-    async def _redactions(self, reader: Reader, event_ids: list[str]) -> dict[str, bytes]:
-        """Return the JSON of the redaction of each redacted event."""
+    async def _redactions(self, event_ids: list[str]) -> dict[str, StoredEvent]:
+        """Return the redaction of each redacted event."""
         by_event = await stored_events.applied_redactions(self._db, event_ids)
         known = await stored_events.events_by_nid(self._db, list(by_event.values()))
-        return {
-            event_id: event_bytes(known[nid], reader.room)
-            for event_id, nid in by_event.items()
-            if nid in known
-        }
+        return {event_id: known[nid] for event_id, nid in by_event.items() if nid in known}
 
     async def _previous(self, events: Sequence[StoredEvent]) -> dict[int, dict[str, Any]]:
         """Return what is said of the event that each state event replaced."""
