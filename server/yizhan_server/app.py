@@ -28,6 +28,7 @@ from yizhan_server.accounts.member_profiles import MemberProfiles
 from yizhan_server.accounts.openid import OpenidTokens
 from yizhan_server.accounts.registration_sessions import RegistrationSessions
 from yizhan_server.accounts.room_settings import RoomSettings
+from yizhan_server.admin.federation_status import FederationStatus
 from yizhan_server.administration_services import assemble_administration
 from yizhan_server.api.all_routes import ROUTES
 from yizhan_server.api.client_address import ClientAddresses
@@ -431,6 +432,9 @@ def build(
             shared_rooms.access,
             shared_rooms.handshakes,
             federation_client.rooms,
+        ),
+        federation_status=FederationStatus(
+            db, federation_client.peers, federation_client.destinations
         ),
         logout=flows.logout,
         dehydration=Dehydration(db, stream, clock, e2ee_keys, to_device, flows.logout),

@@ -22,6 +22,13 @@ async def server_version(call: Call[None]) -> JsonObject:
     return {"server_version": f"Yizhan {_version()}"}
 
 
+@routes.get("/v1/federation/destinations", auth=Auth.ADMIN)
+async def list_destinations(call: Call[None]) -> JsonObject:
+    """List other servers: which do not answer, and which are owed something."""
+    destinations = await call.services.federation_status.list_all()
+    return {"destinations": destinations, "total": len(destinations)}
+
+
 @cache
 def _version() -> str:
     return version("yizhan")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from yizhan_server.accounts.remote_profiles import RemoteProfiles
     from yizhan_server.accounts.sessions import Sessions
     from yizhan_server.admin.administration import UserAdministration
+    from yizhan_server.admin.federation_status import FederationStatus
     from yizhan_server.admin.media import MediaAdministration
     from yizhan_server.admin.people import PeopleAdministration
     from yizhan_server.admin.record import Record
@@ -159,6 +160,7 @@ class Services:
     identity_servers: IdentityServers
     identity_bindings: IdentityBindings
     third_party_invites: ThirdPartyInvites
+    federation_status: FederationStatus
     logout: Logout
     device_rename: DeviceRename
     dehydration: Dehydration

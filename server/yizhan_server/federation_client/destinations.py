@@ -73,6 +73,15 @@ class Destinations:
         failing = self._failing.get(server)
         return None if failing is None else failing.since_ms
 
+    def failing(self) -> list[ServerName]:
+        """Return the servers that have not answered."""
+        return list(self._failing)
+
+    def interval_ms(self, server: ServerName) -> int:
+        """Return for how long `server` is left alone after its last failure; 0 if it answers."""
+        failing = self._failing.get(server)
+        return 0 if failing is None else failing.interval_ms
+
     def check(self, server: ServerName) -> None:
         """Raise RemoteUnavailable while `server` is left alone."""
         if self._clock.now_ms() < self.retry_ms(server):

@@ -21,6 +21,11 @@ class Peers:
         self._listed = frozenset(allow) - {_EVERYBODY, own}
         self._everybody = _EVERYBODY in allow
 
+    @property
+    def listed(self) -> frozenset[str]:
+        """The servers that the administrator has named."""
+        return self._listed
+
     def is_allowed(self, server: ServerName) -> bool:
         """Tell whether `server` may speak with this one."""
         return server in self._listed or (self._everybody and server != self._own)
