@@ -210,3 +210,18 @@ async def test_a_flood_of_forks_does_not_pile_up(
     last = await alice.says(room, "together")
     assert (await everything(alice, room))[1].count(last) == 1
     assert len(found.committed.extremities) == 1
+
+
+async def test_a_nul_character_spoils_no_other_event_of_its_transaction(
+    mallory: PeerInRoom, alice: Person, room: str
+) -> None:
+    # A server sends a transaction again until it is taken: refused as a whole, one message with
+    # such a character would end all that this server says to us.
+    quoted = mallory.event("m.room.message", {"msgtype": "m.text", "body": "a\0b"})
+    mallory.follows(quoted)
+    nameless = mallory.event("some\0type", {"body": "x"})
+    said = mallory.event("m.room.message", {"msgtype": "m.text", "body": "c"})
+    answer = await mallory.sends(quoted, nameless, said)
+    assert answer.json == {"pdus": {quoted.event_id: {}, said.event_id: {}}}
+    seen = (await everything(alice, room))[1]
+    assert seen[:2] == [said.event_id, quoted.event_id]

@@ -104,9 +104,9 @@ class IncomingTransactions:
         by_room: dict[str, list[JsonObject]] = defaultdict(list)
         for raw in pdus:
             room_id = raw.get("room_id") if isinstance(raw, dict) else None
-            if isinstance(room_id, str):
+            if isinstance(room_id, str) and not _holds_nul(raw, but="content"):
                 by_room[room_id].append(raw)
-            # What names no room cannot even be told apart: it is dropped.
+            # What names no room, or what no column can hold, cannot be kept apart: it is dropped.
         results: dict[str, str | None] = {}
         found = await asyncio.gather(
             *(self._receive_of_room(origin, room_id, raws) for room_id, raws in by_room.items()),
@@ -151,7 +151,7 @@ class IncomingTransactions:
             kind = edu.get("edu_type") if isinstance(edu, dict) else None
             content = edu.get("content") if isinstance(edu, dict) else None
             receiver = self._edus.get(kind) if isinstance(kind, str) else None
-            if receiver is None or not isinstance(content, dict):
+            if receiver is None or not isinstance(content, dict) or _holds_nul(content):
                 continue
             try:
                 await receiver(origin, content)
@@ -159,6 +159,18 @@ class IncomingTransactions:
                 log.info("edu refused", extra={"origin": origin, "why": error.errcode})
             except InvalidIdentifier:
                 log.info("edu refused", extra={"origin": origin, "why": "identifier"})
+
+
+def _holds_nul(value: Any, but: str | None = None) -> bool:
+    """Whether a string in `value`, the part `but` left out, holds NUL, which no column can store.
+
+    An event's content is stored as JSON, where it is escaped.
+    """
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in key or _holds_nul(part) for key, part in value.items() if key != but)
+    return isinstance(value, list) and any(map(_holds_nul, value))
 
 
 def _ids(room: Room, raws: Sequence[JsonObject]) -> list[str]:

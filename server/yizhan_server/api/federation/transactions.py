@@ -5,12 +5,9 @@ Spec: server-server API, "Transactions".
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from yizhan_server.api.federation import make_routes
 from yizhan_server.api.routing import Call, JsonObject
+from yizhan_server.protocol.errors import BadJson
 
 routes = make_routes()
 
@@ -18,16 +15,16 @@ MAX_BYTES = 16 << 20
 """Fifty events of 64 KiB are three million bytes; hundred EDUs may carry more."""
 
 
-class TransactionBody(msgspec.Struct):
-    """PUT /send."""
+@routes.put("/v1/send/{txn_id}", body=dict, max_body=MAX_BYTES)
+async def send(call: Call[JsonObject]) -> JsonObject:
+    """Take a transaction.
 
-    pdus: list[Any] = []
-    edus: list[Any] = []
-
-
-@routes.put("/v1/send/{txn_id}", body=TransactionBody, max_body=MAX_BYTES)
-async def send(call: Call[TransactionBody]) -> JsonObject:
-    """Take a transaction."""
+    What is wrong with one event or EDU is no reason to refuse the others: a server sends a
+    transaction again until it is taken, and one strange message would stop it for good.
+    """
+    pdus, edus = call.body.get("pdus", []), call.body.get("edus", [])
+    if not isinstance(pdus, list) or not isinstance(edus, list):
+        raise BadJson("'pdus' and 'edus' are lists")
     return await call.services.federation_transactions.receive(
-        call.origin, call.path["txn_id"], call.body.pdus, call.body.edus
+        call.origin, call.path["txn_id"], pdus, edus
     )
