@@ -24,22 +24,26 @@ async def next_extremities(
 ) -> tuple[Extremity, ...]:
     """Return the ends of the room after an accepted event that refers to `prevs`.
 
-    Rejected and soft-failed events are no ends; who refers to one takes the place of the ends
-    before it.
+    Rejected and soft-failed events are no ends, nor are those of history, with which a gap was
+    left; who refers to one takes the place of the ends before it.
     """
     covered = {str(event_id) for event_id in prevs}
-    unseen = [each for each in prevs.values() if each.flags & (REJECTED | SOFT_FAILED)]
+    unseen = [each for each in prevs.values() if _is_no_end(each)]
     for _ in range(MAX_SEEN_THROUGH):
         if not unseen:
             break
         further = set(unseen.pop().pdu.prev_events) - covered
         covered |= further
         known = await stored_events.known_pdus(db, room.nid, further, room.version)
-        unseen += [each for each in known.values() if each.flags & (REJECTED | SOFT_FAILED)]
+        unseen += [each for each in known.values() if _is_no_end(each)]
     kept = [each for each in room.tail.extremities if each.event_id not in covered]
     if len(kept) >= MAX_EXTREMITIES:
         kept = await _thinned(db, kept, MAX_EXTREMITIES - 1)
     return (*kept, event)
+
+
+def _is_no_end(known: KnownPdu) -> bool:
+    return bool(known.flags & (REJECTED | SOFT_FAILED)) or known.pos is None or known.pos < 0
 
 
 async def _thinned(db: Database, ends: list[Extremity], size: int) -> list[Extremity]:

@@ -294,10 +294,12 @@ class Placing:
         point = _point(stored)
         own = Extremity(stored.nid, pdu.event_id, pdu.depth, point.line, point.seq)
         is_awaited = bool(await stored_edges.are_missing(self._db, room.nid, [pdu.event_id]))
-        extremities = room.tail.extremities
+        extremities = await next_extremities(self._db, room, own, prevs)
+        if is_awaited:
+            # Something here follows it already: it is no end, nor is what it follows.
+            extremities = extremities[:-1] or room.tail.extremities
         changes: StateChanges = {}
-        if not is_awaited:
-            extremities = await next_extremities(self._db, room, own, prevs)
+        if extremities != room.tail.extremities:
             changes = await self._changes(room, extremities)
         batch = Batch(room, Transaction(room.lane), room.tail, point)
         stored_edges.delete_missing(batch.tx, room.nid, pdu.event_id)
