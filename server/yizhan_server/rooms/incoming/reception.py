@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from yizhan_server.federation_client.answers import RawPdu
 from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import EventID, ServerName
 from yizhan_server.rooms.incoming.gaps import Gaps
@@ -90,8 +91,9 @@ class Reception:
                 async with asyncio.timeout(GAP_S):
                     found, after_gap = await self._gaps.closed(origin, room, pdus)
             except TimeoutError:
+                # Its server sends the events again, and by then has had time to answer.
                 log.info("gap not closed in time", extra={"origin": origin})
-                return {}
+                raise MatrixError(503, "M_UNKNOWN", "What is missing came too slowly") from None
             own = {pdu.event_id for pdu in pdus}
             if not flags or own == {pdu.event_id for pdu in found}:
                 return await self._placing.place(room, found, after_gap, flags=flags)
