@@ -225,3 +225,17 @@ async def test_a_nul_character_spoils_no_other_event_of_its_transaction(
     assert answer.json == {"pdus": {quoted.event_id: {}, said.event_id: {}}}
     seen = (await everything(alice, room))[1]
     assert seen[:2] == [said.event_id, quoted.event_id]
+
+
+async def test_a_fault_of_ours_over_one_thing_stops_nothing_else_of_the_transaction(
+    mallory: PeerInRoom, alice: Person, room: str, homeserver: HomeserverInProcess
+) -> None:
+    async def fail(origin: str, content: dict[str, Any]) -> None:
+        raise RuntimeError("a fault of the test")
+
+    transactions = homeserver.parts.services.federation_transactions
+    transactions._edus = {**transactions._edus, "test.faulty": fail}
+    said = mallory.event("m.room.message", {"msgtype": "m.text", "body": "x"})
+    answer = await mallory.sends(said, edus=({"edu_type": "test.faulty", "content": {}},))
+    assert answer.json == {"pdus": {said.event_id: {}}}
+    assert (await everything(alice, room))[1][0] == said.event_id

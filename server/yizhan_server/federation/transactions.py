@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from yizhan_database import DatabaseUnavailable
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import BadJson, MatrixError
 from yizhan_server.protocol.event import InvalidPdu, parse_pdu
@@ -137,6 +138,13 @@ class IncomingTransactions:
             if error.status >= 500:
                 raise  # not for now: it is to come again
             return dict.fromkeys(_ids(room, raws), error.message)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            # A fault of ours that one event brings out must not stop all that its server says:
+            # answered with an error, the transaction would come again, byte for byte, for ever.
+            log.exception("events of a room not taken", extra={"origin": origin})
+            return dict.fromkeys(_ids(room, raws), "internal error")
 
     async def _receive_from_outside(
         self, origin: ServerName, room: Room, raws: list[JsonObject]
@@ -161,6 +169,10 @@ class IncomingTransactions:
                 log.info("edu refused", extra={"origin": origin, "why": error.errcode})
             except InvalidIdentifier:
                 log.info("edu refused", extra={"origin": origin, "why": "identifier"})
+            except DatabaseUnavailable:
+                raise
+            except Exception:
+                log.exception("edu not taken", extra={"origin": origin, "edu_type": kind})
 
 
 def _holds_nul(value: Any, but: str | None = None) -> bool:
