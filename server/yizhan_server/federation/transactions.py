@@ -172,6 +172,7 @@ class IncomingTransactions:
             except DatabaseUnavailable:
                 raise
             except Exception:
+                # As above: one EDU that finds a fault of ours is lost, not all that follows it.
                 log.exception("edu not taken", extra={"origin": origin, "edu_type": kind})
 
 
