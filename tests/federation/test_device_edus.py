@@ -14,6 +14,7 @@ from yizhan_testing.crypto_identity import CrossSigningIdentity, CryptoDevice, p
 from yizhan_testing.databases import StatementRecorder, fresh_database
 from yizhan_testing.departments import departments_with_doors
 from yizhan_testing.neighbours import meet, sees, shares_room, tells
+from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -284,7 +285,7 @@ async def test_a_server_that_is_away_is_named_and_missed_people_are_told_of_late
     alice, bob, room = await meet(pair)
     await uploads_keys(bob)
     b = pair[1]
-    await alice.syncs()
+    await sees(alice, changed(bob))
     await b.door.closes()
     claim = {"one_time_keys": {bob.user_id: {bob.device_id: "signed_curve25519"}}}
     assert list((await alice.post("/v3/keys/claim", claim))["failures"]) == [b.server_name]
@@ -292,7 +293,11 @@ async def test_a_server_that_is_away_is_named_and_missed_people_are_told_of_late
     await b.door.opens()
     await bob.says(room, "we are back")
     await sees(alice, changed(bob))
-    assert await devices_seen(alice, bob) == {bob.device_id}
+
+    async def alice_sees_his_device() -> None:
+        assert await devices_seen(alice, bob) == {bob.device_id}
+
+    await until(alice, alice_sees_his_device)
 
 
 async def test_nothing_is_lost_while_a_server_is_away(pair: Pair) -> None:

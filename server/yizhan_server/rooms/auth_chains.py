@@ -27,8 +27,6 @@ from yizhan_server.storage.auth_chains import Link
 Reach = dict[int, int]
 """chain -> the greatest seq that is reached"""
 
-ATTEMPTS = 10
-
 
 class AuthChains:
     """The auth DAGs of all rooms."""
@@ -133,7 +131,7 @@ class AuthChains:
         """Give all that these events reach its places, in commits of bounded size."""
         # One at a time in this process, for the sake of work; the guard is for correctness.
         covering = self._covering.setdefault(room, asyncio.Lock())
-        for _ in range(ATTEMPTS):
+        while True:
             async with covering:
                 version = await stored.cover_version(self._db, room)
                 planner = Planner(self._db, room, turns)
@@ -148,9 +146,12 @@ class AuthChains:
                         await self._db.commit(tx)
                         version += 1
                 except GuardFailed:
+                    # Another process was faster, so it has placed some of the events: in the end
+                    # none are left to compete for. Without such progress it is a fault of ours.
+                    if await stored.cover_version(self._db, room) == version:
+                        raise
                     continue
                 return
-        raise GuardFailed(0)
 
     async def _reach_of(
         self,

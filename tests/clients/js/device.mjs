@@ -378,8 +378,8 @@ export class Device {
         return this.#sent(await this.#client.sendMessage(roomId, { ...content, file: { ...file, url } }));
     }
 
-    async saves_file({ eventId, path }) {
-        const { file, url } = this.#find(eventId).getContent();
+    async saves_file({ eventId, path, timeoutMs }) {
+        const { file, url } = (await this.#find(eventId, timeoutMs)).getContent();
         const address = this.#client.mxcUrlToHttp(file?.url ?? url, undefined, undefined, undefined, false, true, true);
         const answer = await fetch(address, { headers: { Authorization: `Bearer ${this.#client.getAccessToken()}` } });
         if (!answer.ok) throw new Error(`the download answered ${answer.status}: ${await answer.text()}`);
@@ -388,8 +388,8 @@ export class Device {
         return { size: bytes.length, headers: Object.fromEntries(answer.headers) };
     }
 
-    async marks_read({ eventId }) {
-        await this.#client.sendReadReceipt(this.#find(eventId));
+    async marks_read({ eventId, timeoutMs }) {
+        await this.#client.sendReadReceipt(await this.#find(eventId, timeoutMs));
         return {};
     }
 
@@ -400,10 +400,10 @@ export class Device {
 
     // --- reading -------------------------------------------------------------------------------
 
-    #find(eventId) {
-        const event = this.#journal.get(eventId);
-        if (!event) throw new Error(`${this.#session.user_id} has not seen the event ${eventId}`);
-        return this.#current(event);
+    /** The event, which may still be on its way: an answer to /send can overtake the /sync that brings it. */
+    async #find(eventId, timeoutMs) {
+        const arrived = () => this.#journal.get(eventId);
+        return this.#current(await this.#waiting.until(`the event ${eventId}`, arrived, { timeoutMs }));
     }
 
     /** The SDK may hold another object of the same event, to which edits and redactions are applied. */
@@ -489,8 +489,8 @@ export class Device {
     }
 
     /** The colour and reason that a client shows beside an event about who wrote it. */
-    async shield({ eventId }) {
-        const info = await this.#client.getCrypto().getEncryptionInfoForEvent(this.#find(eventId));
+    async shield({ eventId, timeoutMs }) {
+        const info = await this.#client.getCrypto().getEncryptionInfoForEvent(await this.#find(eventId, timeoutMs));
         if (!info) return { colour: null, reason: null };
         return {
             colour: EventShieldColour[info.shieldColour],
