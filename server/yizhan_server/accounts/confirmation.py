@@ -182,9 +182,9 @@ class Confirmations:
         """Return what a session was begun for, None when there is none (any more)."""
         return self._sessions.open(session)
 
-    async def confirm_at_provider(self, session: str, begun: Begun) -> None:
-        """Complete the stage of whoever just proved at the provider to be `begun.user_id`."""
-        await self._keep(session, begun.user_id, begun.operation, (SSO,), Confirmed())
+    async def confirm_on_page(self, session: str, begun: Begun, stage: str) -> None:
+        """Complete the stage of whoever just proved there to be `begun.user_id`."""
+        await self._keep(session, begun.user_id, begun.operation, (stage,), Confirmed())
 
     async def _flows_for(self, user_id: UserID, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
         if flows is not BY_PASSWORD or not self._has_provider:

@@ -13,6 +13,7 @@ from yizhan_server.accounts.named_user import named_user
 from yizhan_server.accounts.sessions import NewSession
 from yizhan_server.api.confirming import require_confirmation
 from yizhan_server.api.routing import Auth, Call, JsonObject, Routes
+from yizhan_server.api.services import Services
 from yizhan_server.protocol.errors import MatrixError, MissingParam, MissingToken, UnknownToken
 from yizhan_server.protocol.identifiers import server_name_of
 
@@ -70,14 +71,18 @@ async def get_login_flows(call: Call[None]) -> JsonObject:
 @routes.post("/v3/login", body=LoginBody, auth=Auth.OPTIONAL_APPSERVICE, limit="login")
 async def log_in(call: Call[LoginBody]) -> JsonObject:
     """Start a session."""
-    session = await _start_session(call)
+    return describe_login(call.services, await _start_session(call))
+
+
+def describe_login(services: Services, session: NewSession) -> JsonObject:
+    """Return what a client is told that has signed in."""
     answer: JsonObject = {
         "user_id": session.user_id,
         "device_id": session.device_id,
         "home_server": server_name_of(session.user_id),
         **session.fields(),
     }
-    well_known = call.services.discovery.client
+    well_known = services.discovery.client
     if well_known is not None:
         answer["well_known"] = well_known
     return answer

@@ -1,7 +1,7 @@
-"""Confirming, on a page, what an app asks of somebody who signs in through a provider.
+"""Confirming, on a page, what an app asks that cannot ask for a password, or where there is none.
 
-The app opens the page in a browser; the person proves at the provider who they are and presses a
-button under the words for what the app is about to do; the app asks again, and may.
+The app opens the page in a browser; the person proves, here or at the provider, who they are and
+presses a button under the words for what the app is about to do; the app asks again, and may.
 
 Spec: client-server API, "Single Sign-On" and "Fallback" of the User-Interactive Authentication API.
 """
@@ -9,9 +9,8 @@ Spec: client-server API, "Single Sign-On" and "Fallback" of the User-Interactive
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
-from yizhan_server.api.oauth import ACCOUNT_PATH
+from yizhan_server.accounts.confirmation import PASSWORD, SSO
 from yizhan_server.pages.sign_in import go_to_provider
 from yizhan_server.pages.visitor import Pages, Visitor
 from yizhan_server.protocol.errors import NotFound
@@ -43,21 +42,30 @@ _WORDS = (
 )
 
 
-@fallback_pages.get("/v3/auth/m.login.sso/fallback/web")
+@fallback_pages.get(f"/v3/auth/{SSO}/fallback/web")
 async def open_confirmation(visitor: Visitor) -> web.StreamResponse:
     """Bring the browser to the page: cookies are tied to where it is."""
     return visitor.go_to_page("confirm", session=visitor.call.query_required("session"))
 
 
+@fallback_pages.get(f"/v3/auth/{PASSWORD}/fallback/web")
+async def open_confirmation_by_password(visitor: Visitor) -> web.StreamResponse:
+    """Bring the browser to the page, which asks for the password."""
+    session = visitor.call.query_required("session")
+    return visitor.go_to_page("confirm", session=session, stage=PASSWORD)
+
+
 @pages.get("/confirm", limit="login")
 async def show_confirmation(visitor: Visitor) -> web.StreamResponse:
     """Have the visitor prove who they are, and ask."""
-    session, begun = _find(visitor)
+    _, begun = _find(visitor)
     if visitor.session is None or not visitor.session.is_recently_proved:
+        if _stage(visitor) == PASSWORD:
+            return visitor.go_sign_in(again=True)
         return await go_to_provider(visitor, visitor.here, again=True)
     if visitor.account.user_id != begun.user_id:
         return _of_another(visitor, begun)
-    return visitor.show("confirm.html", act=_describe(visitor, begun), session=session)
+    return visitor.show("confirm.html", act=_describe(visitor, begun), here=visitor.here)
 
 
 @pages.post("/confirm")
@@ -66,11 +74,16 @@ async def confirm(visitor: Visitor) -> web.StreamResponse:
     await visitor.form()
     session, begun = _find(visitor)
     if visitor.session is None or not visitor.session.is_recently_proved:
-        return visitor.go_to(f"{ACCOUNT_PATH}/confirm?{urlencode({'session': session})}")
+        return visitor.go_to(visitor.here)
     if visitor.account.user_id != begun.user_id:
         return _of_another(visitor, begun)
-    await visitor.services.confirmations.confirm_at_provider(session, begun)
+    await visitor.services.confirmations.confirm_on_page(session, begun, _stage(visitor))
     return visitor.show("confirmed.html", script=_TELL_THE_APP)
+
+
+def _stage(visitor: Visitor) -> str:
+    """Return the stage that the page stands for; whether it helps is for the app's request."""
+    return PASSWORD if visitor.call.query("stage") == PASSWORD else SSO
 
 
 def _find(visitor: Visitor) -> tuple[str, Begun]:

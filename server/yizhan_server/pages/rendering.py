@@ -1,7 +1,7 @@
 """How a page becomes an answer: template, language, and headers that forbid everything else.
 
 A content security policy admits the one style sheet by its digest and nothing more: no script (but
-the one that tells an app of a confirmation, by its digest as well),
+the one that tells an app of a confirmation or a sign-in, by its digest as well),
 no picture, no frame around us, and forms only to ourselves, save that the answer to a client's
 request may lead on to that client (browsers count redirects after a form as the form's).
 """
