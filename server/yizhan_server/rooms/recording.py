@@ -268,7 +268,7 @@ class Recorder:
     def submit(
         self, batch: Batch, also: Callable[[Transaction], None] | None = None
     ) -> asyncio.Future[Commit]:
-        """Enqueue the job of a batch; `also` adds guards to it. Hold the room's lock."""
+        """Enqueue the job of a batch; `also` adds to it. Hold the room's lock."""
         room, tx = batch.room, batch.tx
         head = Head(batch.head.extremities, batch.head.ver + 1)
         stored_rooms.advance_forward_extremities(tx, room.nid, batch.head.ver, head.extremities)

@@ -93,8 +93,6 @@ class Adoption:
                 for event_id in join.prev_events
                 if event_id not in known or known[event_id].pos is None
             ]
-            stored_edges.append_missing(tx, room.nid, missing, join.depth)
-            stored_invitations.delete_state(tx, room.nid, join.key[1])
             await self._db.commit(tx)
             changes = await self._changes(room, state)
             changes[join.key] = StateEvent(nid, join)
@@ -103,7 +101,13 @@ class Adoption:
             await self._recorder.place(
                 batch, join, nid, point, changes, (own,), flags=GAP, target=None
             )
-            await asyncio.shield(self._recorder.submit(batch))
+
+            def also(tx: Transaction) -> None:
+                # Not before: whoever is invited still sees to what after a crash.
+                stored_invitations.delete_state(tx, room.nid, join.key[1])
+                stored_edges.append_missing(tx, room.nid, missing, join.depth)
+
+            await asyncio.shield(self._recorder.submit(batch, also))
 
     async def _intern(self, state: Mapping[StateKey, KnownPdu]) -> dict[int, int]:
         """Return the state by the numbers of its keys, all of them durable."""
