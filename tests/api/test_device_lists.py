@@ -107,7 +107,7 @@ async def test_sharing_a_first_room_is_a_change_and_leaving_the_last_one_too(
     for person in (alice, bob):
         await hears(person)
     room = await alice.creates_room(invite=[bob])
-    assert await hears(alice) == {}
+    await hears(alice)
     assert await hears(bob) == {}
     await bob.joins(room)
     assert await hears(alice) == {"changed": [bob.user_id]}
@@ -122,6 +122,25 @@ async def test_sharing_a_first_room_is_a_change_and_leaving_the_last_one_too(
     await bob.leaves(room)
     assert await hears(alice) == {"left": [bob.user_id]}
     assert await hears(bob) == {"left": [alice.user_id]}
+
+
+async def test_whoever_is_invited_to_a_first_room_is_a_change_since_messages_are_for_them_too(
+    homeserver: HomeserverInProcess, alice: Person, bob: Person
+) -> None:
+    carol = await homeserver.person("carol")
+    await shared_room(alice, carol)
+    room = await alice.creates_room()
+    for person in (alice, bob, carol):
+        await hears(person)
+    await alice.invites(room, bob)
+    await alice.invites(room, carol)  # of whom alice is kept up to date anyway
+    assert await hears(alice) == {"changed": [bob.user_id]}
+    assert await hears(bob) == {}
+    await bob.put(f"/v3/profile/{bob.user_id}/displayname", {"displayname": "鲍勃"})
+    assert await hears(alice) == {}
+    await bob.leaves(room)
+    assert await hears(alice) == {}
+    assert await hears(bob) == {}
 
 
 async def test_who_left_and_came_back_is_changed_because_nobody_was_told_meanwhile(

@@ -48,7 +48,8 @@ class Interests:
             return True
         for user_id in changed:
             before = await stored_changes.member_event_at(self._db, room.nid, user_id, event.pos)
-            if before and await stored_changes.joining_events(self._db, [before]):
+            said = await stored_changes.memberships_said(self._db, [before]) if before else {}
+            if said.get(before) == "join":
                 return True
         return False
 

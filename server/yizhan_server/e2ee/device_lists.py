@@ -2,7 +2,8 @@
 
 Both follow from two records: changes of devices and keys, and changes of memberships. A user
 with whom a shared room ended and began again within the window is always `changed`: what
-happened to their devices meanwhile was told to nobody here.
+happened to their devices meanwhile was told to nobody here. So is somebody of no shared room who is
+invited to one: clients that let history be read from the invitation on encrypt for them, too.
 
 Spec: client-server API, "Tracking the device list for a user", "Extensions to /sync".
 """
@@ -43,8 +44,11 @@ class _Span:
     """The member event at its beginning; 0 for none."""
     within: list[int] = field(default_factory=list)
 
+    def at_end(self) -> int:
+        return self.within[-1] if self.within else self.before
+
     def joined_at_end(self, joins: set[int]) -> bool:
-        return (self.within[-1] if self.within else self.before) in joins
+        return self.at_end() in joins
 
     def joined_throughout(self, joins: set[int]) -> bool:
         return self.before in joins and all(event in joins for event in self.within)
@@ -61,6 +65,8 @@ class _Sharing:
     """Share a room now, and had not done so, or not without a break."""
     ended: set[str] = field(default_factory=set)
     """No longer share a room that they shared; perhaps another one."""
+    invited: set[str] = field(default_factory=set)
+    """Have been invited to a room of the viewer's; perhaps they share another one."""
 
 
 class DeviceLists:
@@ -84,12 +90,14 @@ class DeviceLists:
         sharing = _Sharing()
         if changes.memberships:
             sharing = await self._changed_sharing(user_id, after, upto)
-        if not (changes.changed or changes.signed or sharing.begun or sharing.ended):
+        moved = sharing.begun | sharing.ended | sharing.invited
+        if not (changes.changed or changes.signed or moved):
             return [], []
-        asked = (changes.changed | sharing.ended) - sharing.begun - {user_id}
+        asked = (changes.changed | sharing.ended | sharing.invited) - sharing.begun - {user_id}
         still = await self._sharing_among(user_id, asked)
         changed = sharing.begun | (changes.changed & (still | {user_id})) | changes.signed
-        left = sharing.ended - still - sharing.begun - {user_id}
+        changed |= sharing.invited - still
+        left = sharing.ended - still - sharing.begun - sharing.invited - {user_id}
         return [UserID(each) for each in sorted(changed)], [UserID(each) for each in sorted(left)]
 
     async def changed_between(
@@ -125,7 +133,7 @@ class DeviceLists:
             if user_id not in spans:
                 event = await storage.member_event_at(self._db, room, user_id, after)
                 spans[user_id] = _Span(event)
-        joins = await self._joins(rooms.values())
+        joins, invitations = await self._joins_and_invitations(rooms.values())
         entered = False
         for room, spans in rooms.items():
             own = spans.pop(user_id)
@@ -136,6 +144,8 @@ class DeviceLists:
                             sharing.ended.add(member)
                     elif not span.joined_throughout(joins):
                         sharing.begun.add(member)
+                    if span.at_end() in invitations and span.before not in invitations:
+                        sharing.invited.add(member)
                 if not own.joined_throughout(joins):
                     entered = True
                     sharing.begun.update(await stored_rooms.members(self._db, room, "join"))
@@ -148,8 +158,10 @@ class DeviceLists:
         sharing.begun.discard(user_id)
         return sharing
 
-    async def _joins(self, rooms: Iterable[dict[str, _Span]]) -> set[int]:
-        """Return which of all these member events say `join`."""
+    async def _joins_and_invitations(
+        self, rooms: Iterable[dict[str, _Span]]
+    ) -> tuple[set[int], set[int]]:
+        """Return which of all these member events say `join`, and which `invite`."""
         events = {
             event
             for spans in rooms
@@ -157,11 +169,12 @@ class DeviceLists:
             for event in (span.before, *span.within)
             if event
         }
-        joins: set[int] = set()
+        said: dict[str, set[int]] = defaultdict(set)
         for portion in _portions(events, EVENTS_PER_READ):
-            joins |= await storage.joining_events(self._db, portion)
+            for nid, membership in (await storage.memberships_said(self._db, portion)).items():
+                said[membership].add(nid)
             await asyncio.sleep(0)
-        return joins
+        return said["join"], said["invite"]
 
 
 def _by_room(changes: list[MemberChange]) -> dict[int, dict[str, _Span]]:

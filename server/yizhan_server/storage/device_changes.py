@@ -202,10 +202,10 @@ async def member_event_at(db: Database, room: int, member: str, pos: int) -> int
     return 0 if row is None else row[0]
 
 
-async def joining_events(db: Database, nids: Collection[int]) -> set[int]:
-    """Return which of these member events say `join`."""
+async def memberships_said(db: Database, nids: Collection[int]) -> dict[int, str]:
+    """Return the memberships that these member events say."""
     rows = await db.rows(*in_list("SELECT nid, client FROM event WHERE nid IN (??)", nids))
-    return {nid for nid, client in rows if _MEMBER.decode(client).content.membership == "join"}
+    return {nid: _MEMBER.decode(client).content.membership for nid, client in rows}
 
 
 async def sharing_among(db: Database, user_id: str, others: Collection[str]) -> set[str]:
