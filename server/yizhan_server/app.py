@@ -63,6 +63,7 @@ from yizhan_server.ephemeral.presence import Presence
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
+from yizhan_server.federation.newly_shared import NewlyShared
 from yizhan_server.federation.outbox import Outbox
 from yizhan_server.federation_client.client import FederationClient, open_federation_client
 from yizhan_server.federation_services import assemble_federation
@@ -157,6 +158,7 @@ class Homeserver:
     federation_client: FederationClient
     removal: RoomRemoval
     departures: Departures
+    newly_shared: NewlyShared
 
 
 async def check_server_name(db: Database, server_name: str) -> None:
@@ -230,6 +232,8 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         homeserver.push.start()
         homeserver.appservice_delivery.start()
         homeserver.outbox.start()
+        if settings.presence.federated:
+            background.keep("presence of newcomers", homeserver.newly_shared.run)
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
         background.keep("unnamed files", homeserver.services.media.run)
@@ -312,7 +316,7 @@ def build(
         server_name=server_name, peers=federation_client.peers,
         wake_server=shared_rooms.outbox.wake,
     )  # fmt: skip
-    device_lists = DeviceLists(db, stream)
+    device_lists, departures = DeviceLists(db, stream), Departures(db, stream, clock)
     forgetter = KeyForgetter(device_changes)
     connections = Connections(db, clock)
     remote_lists, remote_keys = assemble_remote_keys(
@@ -330,7 +334,6 @@ def build(
     )
     key_queries = KeyQueries(db, remote_keys, server_name=server_name)
     access = RoomAccess(db, rooms, keys)
-    departures = Departures(db, stream, clock)
     aliases = Aliases(db, rooms, appservice_queries, remote.aliases, server_name)
     relations = Relations(db, access)
     summaries = RoomSummaries(rooms, shared_rooms.access, remote.summaries)
@@ -342,6 +345,13 @@ def build(
         db, stream, counter, clock, background,
         enabled=settings.presence.enabled,
         tell=shared_rooms.telling.presence if settings.presence.federated else None,
+    )  # fmt: skip
+    incoming, newly_shared = assemble_incoming(
+        db, stream, clock, rooms, shared_rooms,
+        typing=typing, receipts=receipts, presence=presence,
+        believes_presence=settings.presence.federated,
+        to_device=to_device, remote_lists=remote_lists, server_name=server_name,
+        guests=GuestAccess(members, personal.accounts),
     )  # fmt: skip
     unread = UnreadCounts(db)
     timelines, lazy_members = Timelines(access), LazyMembers()
@@ -452,13 +462,7 @@ def build(
         serving_events=shared_rooms.serving,
         residing=shared_rooms.residing,
         inviting=shared_rooms.handshakes.inviting,
-        federation_transactions=assemble_incoming(
-            db, clock, rooms, shared_rooms,
-            typing=typing, receipts=receipts,
-            presence=presence if settings.presence.federated else None,
-            to_device=to_device, remote_lists=remote_lists, server_name=server_name,
-            guests=GuestAccess(members, personal.accounts),
-        ),
+        federation_transactions=incoming,
         guest_access=GuestAccess(members, personal.accounts),
         creation=creation,
         server_notices=ServerNotices(
@@ -535,5 +539,5 @@ def build(
     appservice_queries.on_reached(delivery.note_reached)
     return Homeserver(
         wrapper, services, stream, flows, push, delivery, connections, shared_rooms.outbox,
-        federation_client, administration.removal, departures,
+        federation_client, administration.removal, departures, newly_shared,
     )  # fmt: skip

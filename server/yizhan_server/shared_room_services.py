@@ -9,6 +9,7 @@ from yizhan_server.e2ee.remote_keys import RemoteKeys
 from yizhan_server.e2ee.remote_lists import RemoteLists
 from yizhan_server.federation.device_edus import DeviceEdus
 from yizhan_server.federation.ephemeral_edus import EphemeralReceiving, EphemeralTelling
+from yizhan_server.federation.newly_shared import EarlyPresence, NewlyShared
 from yizhan_server.federation.outbox import Outbox
 from yizhan_server.federation.transactions import EduReceiver, GuestGate, IncomingTransactions
 from yizhan_server.rooms.auth_chains import AuthChains
@@ -170,22 +171,29 @@ def assemble_remote_keys(
 
 def assemble_incoming(
     db: Database,
+    stream: Stream,
     clock: Clock,
     rooms: Rooms,
     shared: SharedRoomServices,
     *,
     typing: Typing,
     receipts: Receipts,
-    presence: Presence | None,
+    presence: Presence,
+    believes_presence: bool,
     to_device: ToDevice,
     remote_lists: RemoteLists,
     server_name: ServerName,
     guests: GuestGate,
-) -> IncomingTransactions:
-    """Build what takes transactions; without `presence` what other servers say of it is ignored."""
+) -> tuple[IncomingTransactions, NewlyShared]:
+    """Build what takes transactions, and what tells of presence where rooms begin to be shared.
+
+    What other servers say of presence is ignored unless it is believed.
+    """
+    early = EarlyPresence(clock)
     ephemeral = EphemeralReceiving(
-        db, clock, shared.access, typing, receipts, presence, server_name
-    )
+        db, clock, shared.access, typing, receipts, presence if believes_presence else None,
+        early, server_name,
+    )  # fmt: skip
     edus: dict[str, EduReceiver] = {
         "m.typing": ephemeral.typing,
         "m.receipt": ephemeral.receipts,
@@ -194,6 +202,7 @@ def assemble_incoming(
         "m.device_list_update": remote_lists.update,
         "m.signing_key_update": remote_lists.update_signing_keys,
     }
-    return IncomingTransactions(
+    incoming = IncomingTransactions(
         rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus, guests
     )
+    return incoming, NewlyShared(db, stream, rooms, presence, shared.telling, early, server_name)

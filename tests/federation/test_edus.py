@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest_asyncio
 
 from yizhan_testing.departments import departments_with_doors
-from yizhan_testing.neighbours import meet, sees, tells
+from yizhan_testing.neighbours import meet, sees, shares_room, tells
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
@@ -190,6 +190,52 @@ async def test_presence_is_seen_on_the_other_server_where_both_wish_it(pair: Pai
     assert parts.get(carol.user_id) == {"presence": "offline"}  # type: ignore[arg-type]
     own = await alice.get(f"/v3/presence/{alice.user_id}/status")
     assert own["presence"] == "online"
+
+
+async def test_whoever_comes_into_a_room_and_those_who_are_there_see_one_another_at_once(
+    pair: Pair,
+) -> None:
+    a, b = pair
+    alice, bob = await a.person("alice"), await b.person("bob")
+    for person in (alice, bob):
+        await person.syncs()
+        await person.put(f"/v3/presence/{person.user_id}/status", {
+            "presence": "online", "status_msg": f"it is {person.user_id}",
+        })  # fmt: skip
+        await person.syncs()
+    # Nothing changes from here on but who shares a room.
+    room = await shares_room(alice, bob, a)
+    for person, other in ((alice, bob), (bob, alice)):
+        await sees(
+            person,
+            lambda answer, of=other: presence_of(answer, of) == "online",  # type: ignore[misc]
+        )
+        status = await person.get(f"/v3/presence/{other.user_id}/status")
+        assert status["status_msg"] == f"it is {other.user_id}"
+    old = await bob.get(f"/v3/rooms/{quote(room, safe='')}/initialSync")
+    found = {each["sender"]: each["content"]["presence"] for each in old["presence"]}
+    assert found == {alice.user_id: "online", bob.user_id: "online"}
+    # The second of a server comes into a room that it knows.
+    carol = await b.person("carol")
+    await carol.syncs()
+    await carol.call(
+        "POST", f"/v3/join/{quote(room, safe='')}", {}, params={"via": a.server_name}
+    )  # fmt: skip
+    await sees(alice, lambda answer: presence_of(answer, carol) == "online")
+
+
+async def test_what_is_said_too_early_is_believed_once_a_room_is_shared_and_not_before(
+    pair: Pair,
+) -> None:
+    a, b = pair
+    alice, bob = await a.person("alice"), await b.person("bob")
+    await alice.syncs()
+    said = {"user_id": bob.user_id, "presence": "unavailable", "last_active_ago": 1}
+    await tells(b, a, "m.presence", {"push": [said]})
+    presence = a.parts.services.presence
+    assert presence.get(bob.user_id) == {"presence": "offline"}  # type: ignore[arg-type]
+    await shares_room(alice, bob, a)
+    await sees(alice, lambda answer: presence_of(answer, bob) == "unavailable")
 
 
 def to_device(answer: SyncAnswer) -> list[JsonObject]:

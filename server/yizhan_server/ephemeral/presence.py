@@ -99,6 +99,10 @@ class Presence:
             content["status_msg"] = known.status
         return content
 
+    def present(self) -> frozenset[UserID]:
+        """Return who is not offline."""
+        return frozenset(user for user, known in self._users.items() if known.state != "offline")
+
     def of(self, users: Collection[str]) -> dict[UserID, dict[str, Any]]:
         """Return the presence of `users`; of many users, only of those that were ever online."""
         if not self._enabled:

@@ -8,7 +8,7 @@ Spec: server-server API, "Typing Notifications", "Receipts", "Presence".
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ from yizhan_server.e2ee.input import is_name
 from yizhan_server.ephemeral.presence import STATES, Presence
 from yizhan_server.ephemeral.receipts import READ, Receipts
 from yizhan_server.ephemeral.typing import Typing
+from yizhan_server.federation.newly_shared import EarlyPresence
 from yizhan_server.federation.outbox import Outbox
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import BadJson, Forbidden, MatrixError
@@ -80,11 +81,17 @@ class EphemeralTelling:
 
     def presence(self, user_id: UserID, content: JsonObject) -> None:
         """Somebody comes or goes."""
-        known = {"last_active_ago": 0, **content, "user_id": user_id}
         self._tell(
-            user_id, ("m.presence", user_id), {"push": [known]},
+            user_id, ("m.presence", user_id), _presence_content(user_id, content),
             lambda: stored_servers.servers_of_user(self._db, user_id),
         )  # fmt: skip
+
+    def presence_to(
+        self, servers: Sequence[ServerName], user_id: UserID, content: JsonObject
+    ) -> None:
+        """Tell servers that have not been told how somebody's presence is."""
+        edu = {"edu_type": "m.presence", "content": _presence_content(user_id, content)}
+        self._outbox.tell(servers, ("m.presence", user_id), edu)
 
     def _tell(
         self,
@@ -109,6 +116,10 @@ class EphemeralTelling:
         finally:
             edu = self._latest.pop(subject)
         self._outbox.tell([ServerName(server) for server in servers], subject, edu)
+
+
+def _presence_content(user_id: UserID, content: JsonObject) -> JsonObject:
+    return {"push": [{"last_active_ago": 0, **content, "user_id": user_id}]}
 
 
 class _TypingContent(msgspec.Struct):
@@ -149,6 +160,7 @@ class EphemeralReceiving:
         typing: Typing,
         receipts: Receipts,
         presence: Presence | None,
+        early: EarlyPresence,
         server_name: ServerName,
     ) -> None:
         self._db = db
@@ -157,6 +169,7 @@ class EphemeralReceiving:
         self._typing = typing
         self._receipts = receipts
         self._presence = presence
+        self._early = early
         self._server_name = server_name
 
     async def typing(self, origin: ServerName, content: JsonObject) -> None:
@@ -206,10 +219,10 @@ class EphemeralReceiving:
             check_user(origin, said.user_id)
             if said.presence not in STATES or len(said.status_msg or "") > MAX_STATUS:
                 raise BadJson("No such presence")
-            if await stored_servers.is_in_room_with(self._db, self._server_name, said.user_id):
-                self._presence.receive(
-                    UserID(said.user_id), said.presence, said.status_msg, said.last_active_ago
-                )
+            user_id = UserID(said.user_id)
+            self._early.keep(user_id, said.presence, said.status_msg, said.last_active_ago)
+            if await stored_servers.is_in_room_with(self._db, self._server_name, user_id):
+                self._early.take(user_id, self._presence)
 
     async def _access_room(self, origin: ServerName, room_id: str) -> Room:
         """Return a room that both servers are in, or answer M_FORBIDDEN."""

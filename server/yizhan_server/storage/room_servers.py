@@ -6,7 +6,9 @@ are built on one another need not know what the earlier ones found.
 
 from __future__ import annotations
 
-from yizhan_database import Database, Pos, Transaction
+from collections.abc import Collection
+
+from yizhan_database import Database, Pos, Transaction, in_list
 
 
 def append_member(tx: Transaction, room: int, server: str, pos: Pos) -> None:
@@ -108,3 +110,32 @@ async def is_in_room_with(db: Database, server: str, user_id: str) -> bool:
         server, user_id,
     )  # fmt: skip
     return row is not None
+
+
+async def rooms_joined_within(db: Database, after: int, upto: int) -> list[int]:
+    """Return the rooms in which somebody's membership became `join` in (after, upto]."""
+    rows = await db.rows(
+        "SELECT DISTINCT room FROM membership WHERE pos > ? AND pos <= ? AND membership = 'join'",
+        after, upto,
+    )  # fmt: skip
+    return [room for (room,) in rows]
+
+
+async def stays_now(db: Database, room: int) -> dict[str, int]:
+    """Return the servers that are in a room, each with the position of its first join."""
+    rows = await db.rows(
+        "SELECT server, from_pos FROM room_server WHERE room = ? AND to_pos = 0", room
+    )
+    return dict(rows)
+
+
+async def joined_after(db: Database, room: int, users: Collection[str], after: int) -> list[str]:
+    """Return which of these users' memberships of a room became `join` after a position."""
+    rows = await db.rows(
+        *in_list(
+            "SELECT user_id FROM membership WHERE room = ? AND user_id IN (??)"
+            " AND membership = 'join' AND pos > ?",
+            room, users, after,
+        )
+    )  # fmt: skip
+    return [user_id for (user_id,) in rows]

@@ -164,7 +164,8 @@ class EventStream:
         section["presence"] = []
         section["receipts"] = []
         if readable.membership not in ("leave", "ban"):
-            section["presence"] = self._presence_of(await room.local_users())
+            members = await stored_rooms.members(self._db, room.nid, "join")
+            section["presence"] = self._presence_of(self._presence.of(members))
             section["receipts"] = await self._receipt_event(room, user_id, 0, readable.upto)
         return orjson.dumps(section)
 
