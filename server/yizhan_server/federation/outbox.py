@@ -281,17 +281,18 @@ def recipients(event: OwnEvent, stays: Iterable[tuple[str, int, int]]) -> set[st
     target = _uninvited(event)
     if target is not None:
         servers.add(target)
-    servers.discard(server_name_of(event.pdu.sender) or "")
-    return servers
+    return {server for server in servers if is_owed(event, server)}
 
 
-def is_owed(event: OwnEvent, server: ServerName) -> bool:
+def is_owed(event: OwnEvent, server: str) -> bool:
     """Whether an event found by `own_events_for` is owed to the server.
 
     That finds all member events of the server's users. Those that it has signed itself, and that
-    this server only passes on to the others, it has.
+    this server only passes on to the others, it has. An invitation by address is made here in
+    the name of whoever gave it, and not signed by that one's server, which has yet to learn of it.
     """
-    return server_name_of(event.pdu.sender) != server
+    signatures = event.pdu.raw.get("signatures", {})
+    return server_name_of(event.pdu.sender) != server or server not in signatures
 
 
 def _uninvited(event: OwnEvent) -> ServerName | None:
