@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PROFILE = "/_matrix/federation/v1/query/profile"
 DIRECTORY = "/_matrix/federation/v1/query/directory"
+MAKE_JOIN = "/_matrix/federation/v1/make_join/"
 
 
 class LaterClock(SystemClock):
@@ -83,6 +84,42 @@ async def test_a_room_is_joined_by_an_alias_of_another_server(
         assert answer["servers"] == [a.server_name, b.server_name]
 
     await until(alice, b_is_named)
+
+
+async def test_an_alias_that_has_moved_leads_to_its_new_room_at_once(
+    pair: list[HomeserverInProcess],
+) -> None:
+    a, b = pair
+    alice, bob = await a.person("alice"), await b.person("bob")
+    old = await alice.creates_room(preset="public_chat")
+    alias = await gives_alias(alice, a, old, "canteen")
+    assert await bob.post(of("/v3/join", alias), {}) == {"room_id": old}
+    await alice.delete(of("/v3/directory/room", alias))
+    assert (await bob.refused("POST", of("/v3/join", alias), {})).status == 404
+
+    new = await alice.creates_room(preset="public_chat")
+    await gives_alias(alice, a, new, "canteen")
+    assert await bob.post(of("/v3/join", alias), {}) == {"room_id": new}
+
+
+async def test_why_another_server_lets_nobody_in_is_passed_on(
+    homeserver: HomeserverInProcess, alice: Person, peer: Peer
+) -> None:
+    for status, errcode, told in (
+        (400, "M_INVENTED_LATER", (400, "M_INVENTED_LATER")),
+        (403, "ORG.EXAMPLE.CLOSED", (403, "ORG.EXAMPLE.CLOSED")),
+        (400, "not a code", (502, "M_UNKNOWN")),
+        (403, "M_RESOURCE_LIMIT_EXCEEDED", (502, "M_UNKNOWN")),
+    ):
+
+        async def refuses(
+            _: web.BaseRequest, status: int = status, errcode: str = errcode
+        ) -> web.StreamResponse:
+            return web.json_response({"errcode": errcode, "error": "denied"}, status=status)
+
+        peer.handlers_below[MAKE_JOIN] = refuses
+        refused = await alice.refused("POST", of("/v3/join", f"!r:{peer.name}"), {})
+        assert (refused.status, refused.errcode) == told
 
 
 async def test_one_knocks_by_an_alias_of_another_server(pair: list[HomeserverInProcess]) -> None:
@@ -217,12 +254,9 @@ async def test_another_server_cannot_sign_anybody_out(
         path = of("/v3/profile", f"@user{number}:{peer.name}")
         refused = await alice.refused("GET", path)
         assert (refused.status, refused.errcode) == (502, "M_UNKNOWN")
-        peer.answers["GET", f"/_matrix/federation/v1/make_join/!r:{peer.name}/{alice.user_id}"] = (
-            refuses
-        )
+        peer.handlers_below[MAKE_JOIN] = refuses
         refused = await alice.refused("POST", of("/v3/join", f"!r:{peer.name}"), {})
-        assert refused.status != 401
-        assert refused.errcode != errcode
+        assert (refused.status, refused.errcode) == (502, "M_UNKNOWN")
 
 
 async def test_how_much_one_user_may_have_others_asked_is_limited(

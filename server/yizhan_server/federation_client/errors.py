@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import Forbidden, MatrixError
 from yizhan_server.protocol.identifiers import ServerName
@@ -53,14 +55,20 @@ class RemoteRefused(RemoteFailure):
         return self.errcode == "M_UNRECOGNIZED" or "errcode" not in self.body
 
 
-_PASSED_ON = frozenset(
+_OF_ONES_OWN_SERVER = frozenset(
     (
-        "M_BAD_JSON", "M_BAD_STATE", "M_FORBIDDEN", "M_INCOMPATIBLE_ROOM_VERSION",
-        "M_INVALID_PARAM", "M_INVITE_BLOCKED", "M_LIMIT_EXCEEDED", "M_NOT_FOUND",
-        "M_NOT_YET_UPLOADED", "M_TOO_LARGE", "M_UNABLE_TO_AUTHORISE_JOIN",
-        "M_UNABLE_TO_GRANT_JOIN", "M_UNKNOWN", "M_UNRECOGNIZED", "M_UNSUPPORTED_ROOM_VERSION",
+        "M_APPSERVICE_LOGIN_UNSUPPORTED", "M_CAPTCHA_INVALID", "M_CAPTCHA_NEEDED",
+        "M_CONSENT_NOT_GIVEN", "M_EXCLUSIVE", "M_GUEST_ACCESS_FORBIDDEN", "M_MISSING_TOKEN",
+        "M_NO_VALID_SESSION", "M_RESOURCE_LIMIT_EXCEEDED", "M_SERVER_NOT_TRUSTED",
+        "M_SESSION_EXPIRED", "M_SESSION_NOT_VALIDATED", "M_TERMS_NOT_SIGNED", "M_TOKEN_INCORRECT",
+        "M_UNAUTHORIZED", "M_UNKNOWN_DEVICE", "M_UNKNOWN_POS", "M_UNKNOWN_TOKEN",
+        "M_USER_DEACTIVATED", "M_USER_LIMIT_EXCEEDED", "M_USER_LOCKED", "M_USER_SUSPENDED",
+        "M_WEAK_PASSWORD", "M_WRONG_ROOM_KEYS_VERSION", "ORG_MATRIX_EXPIRED_ACCOUNT",
     )
 )  # fmt: skip
+"""What a client understands as said of its session, its account or its server."""
+
+_ERRCODE = re.compile(r"[A-Z][A-Z0-9_.]{2,99}")
 
 
 def told_to_client(failure: RemoteFailure) -> MatrixError:
@@ -73,7 +81,11 @@ def told_to_client(failure: RemoteFailure) -> MatrixError:
         return Forbidden("Federation with this server is closed")
     if not isinstance(failure, RemoteRefused):
         return MatrixError(502, "M_UNKNOWN", "The other server could not be reached")
-    if failure.errcode not in _PASSED_ON or failure.status in (401, 407):
+    if (
+        failure.status in (401, 407)
+        or failure.errcode in _OF_ONES_OWN_SERVER
+        or _ERRCODE.fullmatch(failure.errcode) is None
+    ):
         return MatrixError(502, "M_UNKNOWN", "The other server refused")
     status = failure.status if 400 <= failure.status < 500 else 502
     version = failure.body.get("room_version")

@@ -31,7 +31,10 @@ class _Kept(Generic[V]):
 
 
 class Remembered(Generic[K, V]):
-    """Answers by what they answer, at most `most` of them, for `for_ms` each."""
+    """Answers by what they answer, at most `most` of them, for `for_ms` each.
+
+    Those who ask while the other server has yet to answer share its answer in any case.
+    """
 
     def __init__(
         self,

@@ -28,8 +28,6 @@ from yizhan_server.protocol.identifiers import (
     server_name_of,
 )
 
-KEPT_MS = 60_000
-MOST = 1000
 MAX_SERVERS = 50
 """Of those that an answer names; more are of no use for a join."""
 
@@ -43,11 +41,15 @@ class AliasTarget:
 
 
 class RemoteAliases:
-    """Asks the servers of aliases, and keeps what they say for a minute."""
+    """Asks the servers of aliases, once however many want to know at the same time.
+
+    Nothing is kept: where an alias has moved since, as in an upgrade, people would be led into
+    the room that it has left.
+    """
 
     def __init__(self, clock: Clock, background: Background, queries: QueryRequests) -> None:
         self._queries = queries
-        self._targets = Remembered(clock, background, self._query, for_ms=KEPT_MS, most=MOST)
+        self._targets = Remembered(clock, background, self._query, for_ms=0, most=0)
 
     async def locate(self, alias: RoomAlias, ask: Ask) -> AliasTarget:
         """Return where an alias of another server leads, or answer why that is not known."""
