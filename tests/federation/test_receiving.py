@@ -136,6 +136,39 @@ async def test_what_follows_a_rejected_event_behind_a_gap_is_taken(
     assert refused.status == 404
 
 
+async def test_a_rejected_event_in_the_state_behind_a_gap_leaves_what_it_would_replace(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="10")
+    levels = {"users": {alice.user_id: 100, f"@guest:{peer.name}": 100}}
+    await alice.sets(room, "m.room.power_levels", levels)
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    key, last = ("m.room.power_levels", ""), guest.last
+    true_levels = guest.state[key]
+    # Nobody takes the power of an equal: both are rejected, and the second names the first.
+    vain = []
+    for users in ({}, {alice.user_id: 0}):
+        content = {"users": {guest.user_id: 100, **users}}
+        guest.state[key] = guest.builds(key[0], content, "", after=last)
+        vain.append(guest.state[key])
+    guest.state[key] = true_levels
+    guest.builds("m.room.topic", {"topic": "by whoever has power"}, "", after=last)
+    between = guest.says("between")
+    sent = guest.says("sent")
+    guest.gives_missing(between)
+    guest.gives_state()
+    named = {**guest.state, key: vain[1]}
+    told = [each.event_id for each in named.values()]
+    peer.answers["GET", path_of(f"{V1}/state_ids", room)] = {
+        "pdu_ids": told, "auth_chain_ids": [*told, vain[0].event_id, true_levels.event_id],
+    }  # fmt: skip
+    assert await guest.sends(sent) == {sent.event_id: {}}
+
+    state = f"/v3/rooms/{quote(room)}/state"
+    assert (await alice.get(f"{state}/m.room.power_levels/"))["users"] == levels["users"]
+    assert (await alice.get(f"{state}/m.room.topic/"))["topic"] == "by whoever has power"
+
+
 async def test_a_redaction_that_nothing_permits_is_not_shown(
     homeserver: HomeserverInProcess, peer: Peer, alice: Person
 ) -> None:

@@ -37,7 +37,7 @@ from yizhan_server.rooms.incoming.adoption import Adoption
 from yizhan_server.rooms.incoming.outliers import Outliers
 from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.room import Room
-from yizhan_server.storage.events import REJECTED, KnownPdu
+from yizhan_server.storage.events import KnownPdu
 from yizhan_server.storage.state import StateKey
 
 log = logging.getLogger(__name__)
@@ -165,11 +165,8 @@ class Joining:
         chain = await self._verification.verified(sent.auth_chain, version, room_id)
         state = await self._verification.verified(sent.state, version, room_id)
         kept = await self._outliers.keep(room.nid, version, [*chain, *state])
-        usable: dict[StateKey, KnownPdu] = {}
-        for pdu in state:
-            known = kept.get(pdu.event_id)
-            if known is not None and pdu.is_state and not known.flags & REJECTED:
-                usable[pdu.key] = known
+        told = [kept[pdu.event_id] for pdu in state if pdu.event_id in kept]
+        usable = await self._outliers.usable_state(room.nid, version, told)
         create = usable.get(("m.room.create", ""))
         if create is None:
             raise RemoteMisbehaved(server, "a room without its create event")

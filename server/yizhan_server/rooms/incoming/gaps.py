@@ -25,7 +25,6 @@ from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.room import Room
 from yizhan_server.storage import backward_extremities as stored_edges
 from yizhan_server.storage import events as stored_events
-from yizhan_server.storage.events import REJECTED
 
 log = logging.getLogger(__name__)
 
@@ -191,12 +190,10 @@ class Gaps:
         await self._outliers.keep(room.nid, room.version, events)
         await self.fetch_auth_events(origin, room, [edge])
         known = await self._known(room, wanted)
-        usable = {
-            each.pdu.key: each.nid
-            for each in known.values()
-            if each.pdu.is_state and not each.flags & REJECTED
-        }
-        await self._history.place_at_edge(room, edge, usable)
+        usable = await self._outliers.usable_state(room.nid, room.version, known.values())
+        await self._history.place_at_edge(
+            room, edge, {key: each.nid for key, each in usable.items()}
+        )
 
     async def _fetch(self, origin: ServerName, room: Room, event_id: EventID) -> Pdu | None:
         known = await self._known(room, [event_id])

@@ -18,11 +18,15 @@ from yizhan_server.rooms.incoming.judgement import AuthEventsMissing, judge_by_a
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage.events import REJECTED, KnownPdu
 from yizhan_server.storage.numbers import Numbers
+from yizhan_server.storage.state import StateKey
 
 log = logging.getLogger(__name__)
 
 CHUNK = 400
 """Events of one job, so that other writers are not held up for long."""
+
+MAX_STEPS = 10
+"""Rejected events, one named by another, that are looked behind."""
 
 
 class Outliers:
@@ -72,6 +76,39 @@ class Outliers:
             # Where another worker stored some of them first, its numbers hold.
             known |= await stored_events.known_pdus(self._db, room, given.keys(), version)
         return {event_id: known[event_id] for event_id in given if event_id in known}
+
+    async def usable_state(
+        self, room: int, version: RoomVersion, told: Iterable[KnownPdu]
+    ) -> dict[StateKey, KnownPdu]:
+        """Return what may be used of a state that another server tells, by what it sets.
+
+        "The state should be calculated as normal, except not updating with the rejected event":
+        what such an event would have replaced still holds. It is among its auth events, if it is
+        about power levels or a member; the others authorise nothing, and are left out. Were the
+        levels left out because of somebody's vain attempt at them, nobody would have any power.
+        """
+        usable: dict[StateKey, KnownPdu] = {}
+        rejected: dict[StateKey, KnownPdu] = {}
+        for each in told:
+            if each.pdu.is_state:
+                part = rejected if each.flags & REJECTED else usable
+                part[each.pdu.key] = each
+        for _ in range(MAX_STEPS):
+            if not rejected:
+                break
+            named = {event_id for each in rejected.values() for event_id in each.pdu.auth_events}
+            known = await stored_events.known_pdus(self._db, room, named, version)
+            replaced = {
+                key: known[event_id]
+                for key, each in rejected.items()
+                for event_id in each.pdu.auth_events
+                if event_id in known and known[event_id].pdu.is_state
+                if known[event_id].pdu.key == key
+            }
+            rejected = {key: each for key, each in replaced.items() if each.flags & REJECTED}
+            for key in replaced.keys() - rejected.keys():
+                usable.setdefault(key, replaced[key])
+        return usable
 
     async def _store(self, room: int, fresh: Sequence[KnownPdu]) -> None:
         tx = Transaction()
