@@ -104,6 +104,7 @@ from yizhan_server.rooms.rendering import EventRenderer
 from yizhan_server.rooms.retention import Retention
 from yizhan_server.rooms.self_destruction import SelfDestruction
 from yizhan_server.rooms.state_keys import StateKeys
+from yizhan_server.rooms.succession import Succession
 from yizhan_server.rooms.summaries import RoomSummaries
 from yizhan_server.rooms.upgrade import RoomUpgrades
 from yizhan_server.search.message_index import MessageIndex
@@ -306,9 +307,9 @@ def build(
     )  # fmt: skip
     remote = assemble_remote(db, clock, background, federation_client, rooms, media, settings.media)
     profiles = MemberProfiles(personal.accounts, personal.profiles, remote.profiles)
-    room_settings = RoomSettings(personal.account_data, personal.push_rules)
+    succession = Succession(db, rooms, RoomSettings(personal.account_data, personal.push_rules))
     members = Members(
-        db, stream, rooms, writer, profiles, room_settings, appservice_queries,
+        db, stream, rooms, writer, profiles, succession, appservice_queries,
         shared_rooms.handshakes, server_name,
     )  # fmt: skip
     to_device = ToDevice(
@@ -351,7 +352,10 @@ def build(
         typing=typing, receipts=receipts, presence=presence,
         believes_presence=settings.presence.federated,
         to_device=to_device, remote_lists=remote_lists, server_name=server_name,
-        guests=GuestAccess(members, personal.accounts),
+        followers={
+            "m.room.guest_access": GuestAccess(members, personal.accounts).send_away,
+            "m.room.tombstone": succession.follow_from,
+        },
     )  # fmt: skip
     unread = UnreadCounts(db)
     timelines, lazy_members = Timelines(access), LazyMembers()
@@ -469,7 +473,7 @@ def build(
             db, rooms, writer, creation, personal.accounts, personal.profiles,
             personal.account_data, settings.server_notices,
         ),
-        upgrades=RoomUpgrades(db, writer, profiles, room_settings),
+        upgrades=RoomUpgrades(db, writer, profiles, succession),
         aliases=aliases,
         room_reading=reading,
         events_by_time=EventsByTime(db, access, shared_rooms.backfill),

@@ -11,7 +11,7 @@ from yizhan_server.federation.device_edus import DeviceEdus
 from yizhan_server.federation.ephemeral_edus import EphemeralReceiving, EphemeralTelling
 from yizhan_server.federation.newly_shared import EarlyPresence, NewlyShared
 from yizhan_server.federation.outbox import Outbox
-from yizhan_server.federation.transactions import EduReceiver, GuestGate, IncomingTransactions
+from yizhan_server.federation.transactions import IncomingTransactions
 from yizhan_server.rooms.auth_chains import AuthChains
 from yizhan_server.rooms.handshakes.handshakes import Handshakes
 from yizhan_server.rooms.handshakes.inviting import Inviting
@@ -33,6 +33,8 @@ from yizhan_server.rooms.state_resolution import StateResolver
 from yizhan_server.rooms.writer import EventWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from yizhan_config.tasks import Background
     from yizhan_database import Database
     from yizhan_server.clock import Clock
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from yizhan_server.ephemeral.presence import Presence
     from yizhan_server.ephemeral.receipts import Receipts
     from yizhan_server.ephemeral.typing import Typing
-    from yizhan_server.federation.transactions import EduReceiver
+    from yizhan_server.federation.transactions import EduReceiver, StateFollower
     from yizhan_server.federation_client.client import FederationClient
     from yizhan_server.protocol.identifiers import ServerName
     from yizhan_server.protocol.signing import SigningKey
@@ -183,7 +185,7 @@ def assemble_incoming(
     to_device: ToDevice,
     remote_lists: RemoteLists,
     server_name: ServerName,
-    guests: GuestGate,
+    followers: Mapping[str, StateFollower],
 ) -> tuple[IncomingTransactions, NewlyShared]:
     """Build what takes transactions, and what tells of presence where rooms begin to be shared.
 
@@ -203,6 +205,6 @@ def assemble_incoming(
         "m.signing_key_update": remote_lists.update_signing_keys,
     }
     incoming = IncomingTransactions(
-        rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus, guests
+        rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus, followers
     )
     return incoming, NewlyShared(db, stream, rooms, presence, shared.telling, early, server_name)

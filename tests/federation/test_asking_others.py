@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import orjson
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -224,6 +225,30 @@ async def test_an_invitation_carries_the_name_that_somebody_has_elsewhere(
     room = await alice.creates_room(invite=[bob])
     member = await alice.get(of(f"/v3/rooms/{quote(room)}/state/m.room.member", bob.user_id))
     assert (member["membership"], member["displayname"]) == ("invite", "Bob B.")
+
+
+async def test_an_invitation_that_is_answered_with_something_else_is_none(
+    homeserver: HomeserverInProcess, alice: Person, peer: Peer
+) -> None:
+    room = await alice.creates_room(room_version="11")
+    lies: list[dict[str, Any]] = [
+        {"half": 1.5}, {"content": {"membership": "join"}}, {"sender": "@x:y.example"}
+    ]  # fmt: skip
+    for lie in lies:
+
+        async def answers(
+            request: web.BaseRequest, lie: dict[str, Any] = lie
+        ) -> web.StreamResponse:
+            invitation = orjson.loads(await request.read())["event"]
+            return web.json_response({"event": {**invitation, **lie}})
+
+        peer.handlers_below["/_matrix/federation/v2/invite/"] = answers
+        body = {"user_id": f"@carol:{peer.name}"}
+        refused = await alice.refused("POST", f"/v3/rooms/{quote(room)}/invite", body)
+        # An app would ask again and again after a 502.
+        assert (refused.status, refused.errcode) == (400, "M_BAD_JSON")
+    members: Any = await alice.get(f"/v3/rooms/{quote(room)}/members")
+    assert [event["state_key"] for event in members["chunk"]] == [alice.user_id]
 
 
 async def test_many_ask_and_the_other_server_is_asked_once(

@@ -40,11 +40,11 @@ class EduReceiver(Protocol):
         ...
 
 
-class GuestGate(Protocol):
-    """Knows which rooms admit guests."""
+class StateFollower(Protocol):
+    """Does what is to be done here when others have changed some state of a room."""
 
-    async def send_away(self, room: Room) -> None:
-        """Make our guests leave a room that has just ceased to admit them."""
+    async def __call__(self, room: Room, /) -> None:
+        """Look at the room's state; it may have changed, or not."""
         ...
 
 
@@ -58,14 +58,15 @@ class IncomingTransactions:
         verification: Verification,
         inviting: Inviting,
         edus: Mapping[str, EduReceiver],
-        guests: GuestGate,
+        followers: Mapping[str, StateFollower],
     ) -> None:
         self._rooms = rooms
         self._reception = reception
         self._verification = verification
         self._inviting = inviting
         self._edus = edus
-        self._guests = guests
+        self._followers = followers
+        """By the type of the state that they follow."""
         self._running: dict[tuple[ServerName, str], asyncio.Future[JsonObject]] = {}
 
     async def receive(
@@ -131,8 +132,9 @@ class IncomingTransactions:
             if not await self._reception.is_in_room(room):
                 return await self._receive_from_outside(origin, room, raws)
             taken = await self._reception.receive(origin, room, raws)
-            if any(raw.get("type") == "m.room.guest_access" for raw in raws):
-                await self._guests.send_away(room)
+            for kind, follow in self._followers.items():
+                if any(raw.get("type") == kind for raw in raws):
+                    await follow(room)
             return dict(taken.items())
         except MatrixError as error:
             if error.status >= 500:

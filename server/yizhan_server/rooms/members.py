@@ -16,12 +16,13 @@ from typing import Any, Protocol
 from yizhan_database import Database, GuardFailed, Transaction
 from yizhan_server.accounts.invite_permission import blocks_invites
 from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
-from yizhan_server.protocol.identifiers import RoomID, ServerName, UserID, server_name_of
+from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
 from yizhan_server.rooms.blocking import check_not_blocked
 from yizhan_server.rooms.handshakes.handshakes import Handshakes
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.restricted_joins import find_authoriser
 from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.succession import Succession
 from yizhan_server.rooms.writer import Draft, EventWriter
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.streams import Stream
@@ -51,14 +52,6 @@ class UserSource(Protocol):
         ...
 
 
-class PersonalSettings(Protocol):
-    """What people have set for themselves about a room."""
-
-    async def copy_room_settings(self, user_id: UserID, old: RoomID, new: RoomID) -> None:
-        """Give `new` what the user set for `old`, the room that it replaces."""
-        ...
-
-
 class Members:
     """Changes memberships on behalf of users of this server."""
 
@@ -69,7 +62,7 @@ class Members:
         rooms: Rooms,
         writer: EventWriter,
         profiles: MemberProfiles,
-        personal: PersonalSettings,
+        succession: Succession,
         source: UserSource,
         handshakes: Handshakes,
         server_name: ServerName,
@@ -79,7 +72,7 @@ class Members:
         self._rooms = rooms
         self._writer = writer
         self._profiles = profiles
-        self._personal = personal
+        self._succession = succession
         self._source = source
         self._handshakes = handshakes
         self._server_name = server_name
@@ -102,7 +95,7 @@ class Members:
             # Somebody else of this server was joining it meanwhile.
             room = await self._rooms.get(room_id)
         room = await self._join_here(room, user_id, content)
-        await self._carry_over(room, user_id)
+        await self._succession.follow_into(room, user_id)
         return room
 
     async def _join_here(self, room: Room, user_id: UserID, content: dict[str, Any]) -> Room:
@@ -267,20 +260,6 @@ class Members:
                 log.warning(
                     "could not leave a room", extra={"room_id": room.room_id, "why": error.errcode}
                 )
-
-    async def _carry_over(self, room: Room, user_id: UserID) -> None:
-        """Keep what the user had set for the room that this one replaces."""
-        create = await room.state_event("m.room.create")
-        predecessor = None if create is None else create.pdu.content.get("predecessor")
-        old_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
-        old = await self._rooms.find(old_id) if isinstance(old_id, str) else None
-        if old is None or await old.membership(user_id) not in ("join", "leave"):
-            return
-        # Anybody can name a predecessor; only the old room says what replaces it.
-        tombstone = await old.state_event("m.room.tombstone")
-        if tombstone is None or tombstone.pdu.content.get("replacement_room") != room.room_id:
-            return
-        await self._personal.copy_room_settings(user_id, old.room_id, room.room_id)
 
     async def _content(
         self, subject: UserID | None, membership: str, reason: str | None

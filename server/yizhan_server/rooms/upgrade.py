@@ -14,18 +14,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from yizhan_database import Database, Transaction
+from yizhan_database import Database
 from yizhan_server.protocol.errors import Forbidden, MatrixError, UnsupportedRoomVersion
 from yizhan_server.protocol.identifiers import EventID, RoomID, UserID, parse_user_id
 from yizhan_server.protocol.power_levels import creators_of, parse_level
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, RoomVersion
 from yizhan_server.rooms.access import JoinedRoom
 from yizhan_server.rooms.creation import first_power_levels
-from yizhan_server.rooms.members import MemberProfiles, PersonalSettings
+from yizhan_server.rooms.members import MemberProfiles
 from yizhan_server.rooms.power import current_power_levels
 from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.succession import Succession
 from yizhan_server.rooms.writer import Draft, EventWriter
-from yizhan_server.storage import aliases as stored_aliases
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
@@ -61,12 +61,12 @@ class RoomUpgrades:
         db: Database,
         writer: EventWriter,
         profiles: MemberProfiles,
-        personal: PersonalSettings,
+        succession: Succession,
     ) -> None:
         self._db = db
         self._writer = writer
         self._profiles = profiles
-        self._personal = personal
+        self._succession = succession
 
     async def upgrade(
         self, joined: JoinedRoom, new_version: str, additional_creators: Sequence[str]
@@ -93,7 +93,7 @@ class RoomUpgrades:
             new = await self._with_tombstone(old, user_id, version, content, drafts)
         await self._move_names(old, new, user_id)
         await self._close(old, user_id)
-        await self._personal.copy_room_settings(user_id, old.room_id, new.room_id)
+        await self._succession.copy_settings(old, new, user_id)
         return new.room_id
 
     async def _with_tombstone(
@@ -154,12 +154,7 @@ class RoomUpgrades:
 
     async def _move_names(self, old: Room, new: Room, user_id: UserID) -> None:
         """Let aliases and the directory lead to the new room."""
-        tx = Transaction()
-        stored_aliases.move_aliases(tx, old.nid, new.nid)
-        if await stored_aliases.is_published(self._db, old.nid):
-            stored_aliases.append_published(tx, new.nid)
-            stored_aliases.delete_published(tx, old.nid)
-        await self._db.commit(tx)
+        await self._succession.move_names(old, new)
         canonical = await old.state_event("m.room.canonical_alias")
         if canonical is None or not canonical.pdu.content:
             return

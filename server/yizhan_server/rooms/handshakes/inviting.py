@@ -98,7 +98,8 @@ class Inviting:
             raise told_to_client(failure) from None
         found = await self._verification.verified([raw], version, room.room_id)
         if not found or found[0].event_id != pdu.event_id:
-            raise MatrixError(502, "M_UNKNOWN", "The other server answered with something else")
+            # Not a 5xx: clients would try again, and have somebody invited time after time.
+            raise BadJson("The other server answered with something else than the invitation")
         return found[0]
 
     async def take(
