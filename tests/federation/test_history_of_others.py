@@ -365,3 +365,54 @@ async def is_sent(server: HomeserverInProcess, to: HomeserverInProcess) -> bool:
         "SELECT 1 FROM busy_destination WHERE server = ?", to.server_name
     )
     return not rows
+
+
+async def test_what_an_administrator_has_purged_is_fetched_again_by_whoever_pages_back(
+    pair: list[HomeserverInProcess],
+) -> None:
+    a, b = pair
+    alice, bob, admin = (
+        await a.person("alice"),
+        await b.person("bob"),
+        await a.person("admin", admin=True),
+    )
+    room = await alice.creates_room(preset="public_chat")
+    await joins(bob, room, a)
+    for number in range(3):
+        await alice.says(room, f"from a {number}")
+        await alice.sets(room, "m.room.topic", {"topic": f"no. {number}"})
+
+    async def bob_sees_all() -> None:
+        assert len(bodies(await all_pages(bob, room, None))) == 3
+
+    await until(bob, bob_sees_all)
+    for number in range(3):
+        await bob.says(room, f"from b {number}")
+    last = await bob.says(room, "the last")
+
+    async def alice_sees_all() -> None:
+        assert len(bodies(await all_pages(alice, room, None))) == 7
+
+    await until(alice, alice_sees_all)
+    before = [event["event_id"] for event in await all_pages(alice, room, None)]
+    begun = await admin.post(
+        f"/_synapse/admin/v1/purge_history/{quote(room, safe='')}/{quote(last, safe='')}",
+        {"delete_local_events": True},
+    )
+
+    async def is_purged() -> None:
+        where = f"/_synapse/admin/v1/purge_history_status/{begun['purge_id']}"
+        assert (await admin.get(where))["status"] == "complete"
+
+    await until(admin, is_purged)
+    fresh = await a.signs_in("alice")
+    answer = await fresh.syncs()
+    assert answer.texts(room) == ["the last"]
+    start = answer.room(room)["timeline"]["prev_batch"]
+    again = await all_pages(fresh, room, start, limit=2)
+    assert [last, *(event["event_id"] for event in again)] == before
+    assert bodies(again) == [
+        *(f"from b {n}" for n in (2, 1, 0)),
+        *(f"from a {n}" for n in (2, 1, 0)),
+    ]
+    assert [event["event_id"] for event in await all_pages(alice, room, None)] == before

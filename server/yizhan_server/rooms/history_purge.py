@@ -7,21 +7,29 @@ Of the state log only those rows go that no event of the remaining history can l
 line everything below the lowest place that such an event, or a line that forks off, stands at,
 but for the newest row of each key. The current line stays whole: it also says who was when a
 member, and so what they may still see.
+
+Where the room is shared, the remaining history gets an edge there: whoever pages back beyond it is
+shown what other servers have kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from yizhan_database import Database, Transaction
 from yizhan_server.protocol.errors import InvalidParam, NotFound
 from yizhan_server.protocol.identifiers import server_name_of
 from yizhan_server.rooms.room import LATEST, Room
 from yizhan_server.rooms.state_log import thin_state_log
+from yizhan_server.storage import backward_extremities as stored_edges
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import purging as storage
+from yizhan_server.storage import room_servers as stored_servers
 from yizhan_server.storage.events import StoredEvent
 from yizhan_server.storage.purging import OldEvent
 
@@ -29,6 +37,18 @@ log = logging.getLogger(__name__)
 
 BATCH = 200
 """Events of one commit."""
+
+
+class _PrevEvents(msgspec.Struct):
+    """What an event says that it follows; in versions 1 and 2 with hashes beside the ids."""
+
+    prev_events: list[str | tuple[str, Any]]
+
+    def ids(self) -> list[str]:
+        return [each if isinstance(each, str) else each[0] for each in self.prev_events]
+
+
+_PREV_EVENTS = msgspec.json.Decoder(_PrevEvents)
 
 
 class HistoryPurge:
@@ -70,9 +90,38 @@ class HistoryPurge:
             await self._remove(room, going, local_too=local_too)
             count += len(going)
             await asyncio.sleep(0)
+        await self._note_edges(room, before.depth)
         await thin_state_log(self._db, room.nid, storage.scan_points(self._db, room.nid))
         log.info("history purged", extra={"room_id": room.room_id, "count": count})
         return count
+
+    async def _note_edges(self, room: Room, depth: int) -> None:
+        """Note which events before the remaining ones are gone, if others may have them."""
+        tx = Transaction()
+        stored_edges.delete_below(tx, room.nid, depth)
+        await self._db.commit(tx)
+        servers = await stored_servers.servers_now(self._db, room.nid)
+        if all(server == self._server_name for server in servers):
+            return
+        named: dict[str, int] = {}
+        async for _, at, rest in storage.scan_remaining(self._db, room.nid):
+            for event_id in _PREV_EVENTS.decode(rest).ids():
+                named[event_id] = max(at, named.get(event_id, 0))
+            if len(named) >= BATCH:
+                await self._note_missing(room, named)
+                named = {}
+        await self._note_missing(room, named)
+
+    async def _note_missing(self, room: Room, named: Mapping[str, int]) -> None:
+        """Note those of the events that are not here, with the depths of those that name them."""
+        if not named:
+            return
+        gone = named.keys() - await storage.settled_events(self._db, room.nid, named)
+        tx = Transaction()
+        for event_id in sorted(gone):
+            stored_edges.append_missing(tx, room.nid, [event_id], named[event_id])
+        if gone:
+            await self._db.commit(tx)
 
     async def _remove(self, room: Room, events: Sequence[OldEvent], *, local_too: bool) -> None:
         if not events:

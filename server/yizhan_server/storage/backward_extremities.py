@@ -22,6 +22,11 @@ def delete_missing(tx: Transaction, room: int, event_id: str) -> None:
     tx.execute("DELETE FROM backward_extremity WHERE room = ? AND event_id = ?", room, event_id)
 
 
+def delete_below(tx: Transaction, room: int, depth: int) -> None:
+    """Forget what only events of less than `depth` refer to."""
+    tx.execute("DELETE FROM backward_extremity WHERE room = ? AND depth < ?", room, depth)
+
+
 async def are_missing(db: Database, room: int, event_ids: Collection[str]) -> set[str]:
     """Return those of these events that others refer to and that are not here."""
     rows = await db.rows(

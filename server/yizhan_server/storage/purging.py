@@ -5,11 +5,12 @@ Each statement removes a bounded number of rows, so that no other writer waits f
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 
 from yizhan_database import Database, Row, Transaction, in_list
 from yizhan_server.storage import search
+from yizhan_server.storage.events import REJECTED, SOFT_FAILED
 from yizhan_server.storage.state import Point
 
 BEFORE_ALL = -(2**62)
@@ -93,6 +94,25 @@ def delete_judgements(tx: Transaction, room: int, positions: Sequence[int]) -> N
     tx.execute(
         *in_list("DELETE FROM push_exception WHERE room = ? AND pos IN (??)", room, positions)
     )
+
+
+async def scan_remaining(db: Database, room: int) -> AsyncIterator[tuple[int, int, bytes]]:
+    """Yield (pos, depth, rest) of all that is left of a room's history."""
+    sql = "SELECT pos, depth, rest FROM event WHERE room = ? AND pos > ? ORDER BY pos LIMIT ?"
+    async for pos, depth, rest in db.scan(sql, room, after=BEFORE_ALL):
+        yield pos, depth, rest
+
+
+async def settled_events(db: Database, room: int, event_ids: Collection[str]) -> set[str]:
+    """Return those of these events that are part of the history, or have been refused for good."""
+    rows = await db.rows(
+        *in_list(
+            "SELECT event_id FROM event WHERE room = ? AND event_id IN (??)"
+            " AND (pos IS NOT NULL OR (flags & ?) <> 0)",
+            room, list(event_ids), REJECTED | SOFT_FAILED,
+        )
+    )  # fmt: skip
+    return {event_id for (event_id,) in rows}
 
 
 async def scan_points(db: Database, room: int) -> AsyncIterator[Point]:
