@@ -219,6 +219,16 @@ async def test_typing_is_seen_and_ends(alice: Person, bob: Person) -> None:
     assert typists((await bob.syncs()).room(room)) == [[alice.user_id]]
     await alice.put(path, {"typing": False})
     assert typists((await bob.syncs()).room(room)) == [[]]
+    assert (await bob.syncs()).body.get("rooms") is None
+
+    # A client that begins anew may still show who typed; where nobody did, nothing is said.
+    quiet = await alice.creates_room(invite=[bob])
+    await bob.joins(quiet)
+    bob.since = None
+    answer = await bob.syncs()
+    assert typists(answer.room(room)) == [[]]
+    assert "m.typing" not in str(answer.room(quiet).get("ephemeral"))
+    assert (await bob.syncs()).body.get("rooms") is None
 
 
 async def test_a_thread_is_summarised_at_its_root(alice: Person, bob: Person) -> None:

@@ -70,6 +70,13 @@ class Typing:
             if here.changed > value and (value or here.timers)
         }
 
+    def of_every_room(self) -> dict[str, list[UserID]]:
+        """Return who types, by room; also nobody, where somebody did.
+
+        A client that begins anew may still show those who typed then.
+        """
+        return {room_id: list(here.timers) for room_id, here in self._rooms.items()}
+
     def _expire(self, here: _TypingRoom, user_id: UserID) -> None:
         if here.timers.pop(user_id, None) is not None:
             self._tell(here.room, user_id, False)  # noqa: FBT003 (a value, not a switch)

@@ -189,10 +189,11 @@ class Sync:
             for room in await self._changes.rooms(user_id, window)
             if device.wanted.passes_room(room.room_id)
         ]
-        typing = self._typing.changed_after(heard)
+        is_initial = window.after is None
+        typing = self._typing.of_every_room() if is_initial else self._typing.changed_after(heard)
         joined = [room.nid for room in rooms if room.membership == "join"]
         receipts = await self._changes.rooms_with_receipts(user_id, joined, window)
-        everything = window.after is None or device.full_state
+        everything = is_initial or device.full_state
         eventful: Collection[int] = joined
         if not everything:
             eventful = await self._changes.rooms_with_events(user_id, window)
