@@ -495,7 +495,9 @@ def build(
         cross_signing=CrossSigning(db, device_changes),
         signature_uploads=SignatureUploads(db, device_changes),
         key_backups=KeyBackups(db),
-        user_directory=UserDirectory(db, rooms, everybody=settings.directory.everybody),
+        user_directory=UserDirectory(
+            db, rooms, server_name, everybody=settings.directory.everybody
+        ),
         room_directory=RoomDirectory(
             db, rooms, is_open=settings.directory.rooms_without_sign_in
         ),
