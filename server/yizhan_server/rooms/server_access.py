@@ -16,7 +16,7 @@ from yizhan_server.protocol.identifiers import ServerName
 from yizhan_server.protocol.server_acl import NO_ACL, ServerAcl
 from yizhan_server.protocol.visibility import SHARED, WORLD_READABLE
 from yizhan_server.rooms.registry import Rooms
-from yizhan_server.rooms.room import Room
+from yizhan_server.rooms.room import LATEST, Room
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import room_servers as stored_servers
@@ -27,10 +27,22 @@ from yizhan_server.storage.events import KnownPdu
 
 @dataclass(frozen=True, slots=True)
 class RoomOfServer:
-    """Proof that a server has a user in a room, and is not shut out of it."""
+    """Proof that a server has or had a user in a room, and is not shut out of it."""
 
     room: Room
     server: ServerName
+    upto: int = LATEST
+    """The position of the last event that is for it, which ended its stay."""
+
+    def may_begin_at(self, event: KnownPdu) -> bool:
+        """Whether the server may ask for an event by its ID, and for what that refers to.
+
+        Of a room that it has left not for what came later. State without a position is from
+        before: it authorises what the server has.
+        """
+        if self.upto == LATEST:
+            return True
+        return event.pdu.is_state if event.pos is None else event.pos <= self.upto
 
 
 async def check_server_acl(room: Room, server: ServerName) -> None:
@@ -61,6 +73,21 @@ class ServerAccess:
         if not await stored_servers.is_in_room(self._db, room.nid, server):
             raise Forbidden("Your server is not in the room")
         return RoomOfServer(room, server)
+
+    async def access_past_room(self, server: ServerName, room_id: str) -> RoomOfServer:
+        """Return proof that a server is in a room, or was: then up to the end of its stay.
+
+        Whoever is removed is owed the event that says so, and needs what that refers to, or goes
+        on as if nothing had happened. Answers 403 to all others.
+        """
+        room = await self._rooms.find(room_id)
+        if room is None:
+            raise Forbidden("This server is not in the room")
+        await check_server_acl(room, server)
+        upto = await stored_servers.end_of_stay(self._db, room.nid, server)
+        if upto is None:
+            raise Forbidden("Your server is not in the room")
+        return RoomOfServer(room, server, upto or LATEST)
 
     async def access_resident_room(
         self, server: ServerName, room_id: str, *, even_if_empty: bool = False
@@ -95,19 +122,19 @@ class ServerAccess:
             raise NotFound("Event not found")
         room = (await self._rooms.by_nid([found[0]]))[found[0]]
         try:
-            shared = await self.access_shared_room(server, room.room_id)
+            shared = await self.access_past_room(server, room.room_id)
         except Forbidden:
             raise NotFound("Event not found") from None
-        known = await stored_events.known_pdus(self._db, room.nid, [event_id], room.version)
-        return (await self.as_visible(shared, list(known.values())))[0]
+        return (await self.as_visible(shared, [await self.get_room_event(shared, event_id)]))[0]
 
     async def get_room_event(self, of: RoomOfServer, event_id: str) -> KnownPdu:
         """Return an event of the room, of whatever standing, or answer M_NOT_FOUND."""
         room = of.room
         known = await stored_events.known_pdus(self._db, room.nid, [event_id], room.version)
-        if not known:
-            raise NotFound("Event not found")
-        return next(iter(known.values()))
+        for event in known.values():
+            if of.may_begin_at(event):
+                return event
+        raise NotFound("Event not found")
 
     async def as_visible(self, of: RoomOfServer, events: Sequence[KnownPdu]) -> list[Pdu]:
         """Return the events, redacted where the server had nobody in the room to see them.

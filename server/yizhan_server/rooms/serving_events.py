@@ -19,7 +19,7 @@ from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.server_access import RoomOfServer, ServerAccess
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.events import REJECTED, SOFT_FAILED, KnownPdu, StoredEvent
+from yizhan_server.storage.events import REJECTED, KnownPdu, StoredEvent
 from yizhan_server.storage.state import Point
 
 MAX_BACKFILL = 100
@@ -85,7 +85,9 @@ class ServingEvents:
 
     async def backfill(self, of: RoomOfServer, latest: Sequence[str], limit: int) -> list[Pdu]:
         """Return events and those before them, the deepest first, as the server may see them."""
-        found = await self._walk(of.room, latest, frozenset(), min(limit, MAX_BACKFILL), 0)
+        known = await self._known(of.room, latest)
+        start = [event_id for event_id, each in known.items() if of.may_begin_at(each)]
+        found = await self._walk(of.room, start, frozenset(), min(limit, MAX_BACKFILL), 0)
         return await self._access.as_visible(of, found)
 
     async def missing(
@@ -98,7 +100,12 @@ class ServingEvents:
     ) -> list[Pdu]:
         """Return events between `latest` and `earliest`, both left out, the oldest first."""
         ends = await self._known(of.room, latest)
-        before = {event_id for each in ends.values() for event_id in each.pdu.prev_events}
+        before = {
+            event_id
+            for each in ends.values()
+            if of.may_begin_at(each)
+            for event_id in each.pdu.prev_events
+        }
         stop = frozenset((*earliest, *latest))
         found = await self._walk(
             of.room, sorted(before - stop), stop, min(limit, MAX_MISSING), min_depth
@@ -131,7 +138,11 @@ class ServingEvents:
         limit: int,
         min_depth: int,
     ) -> list[KnownPdu]:
-        """Return events reached from `start` through prev_events, in descending depth."""
+        """Return events reached from `start` through prev_events, in descending depth.
+
+        Soft-failed ones are among them, since what was accepted refers to them: whoever lacks
+        one could place nothing that follows it. Spec: "Soft failure".
+        """
         queue: list[tuple[int, int, EventID]] = []
         queued: dict[EventID, KnownPdu] = {}
         found: list[KnownPdu] = []
@@ -146,7 +157,7 @@ class ServingEvents:
         enqueue(await self._known(room, start))
         while queue and len(found) < limit:
             each = queued[heappop(queue)[2]]
-            if not each.flags & (REJECTED | SOFT_FAILED):
+            if not each.flags & REJECTED:
                 found.append(each)
             fresh = [event_id for event_id in each.pdu.prev_events if event_id not in queued]
             enqueue(await self._known(room, fresh))

@@ -80,6 +80,20 @@ async def is_in_room(db: Database, room: int, server: str) -> bool:
     return row is not None
 
 
+async def end_of_stay(db: Database, room: int, server: str) -> int | None:
+    """Return the position that ended a server's last stay in a room.
+
+    0 while it is there; None if it never was.
+    """
+    row = await db.row(
+        "SELECT min(to_pos), max(to_pos) FROM room_server WHERE room = ? AND server = ?",
+        room, server,
+    )  # fmt: skip
+    if row is None or row[0] is None:
+        return None
+    return 0 if row[0] == 0 else int(row[1])
+
+
 async def shares_a_room(db: Database, one: str, other: str) -> bool:
     """Whether two servers are in some room together."""
     row = await db.row(

@@ -39,7 +39,7 @@ async def get_event(call: Call[None]) -> JsonObject:
 @routes.get("/v1/event_auth/{room_id}/{event_id}")
 async def get_event_auth(call: Call[None]) -> JsonObject:
     """Give the auth chain of an event."""
-    of = await _shared_room(call)
+    of = await _past_room(call)
     chain = await call.services.serving_events.auth_chain(of, call.path["event_id"])
     return {"auth_chain": _raw(chain)}
 
@@ -48,7 +48,7 @@ async def get_event_auth(call: Call[None]) -> JsonObject:
 async def get_state(call: Call[None]) -> JsonObject:
     """Give the state before an event, with its auth chain."""
     event_id = call.query_required("event_id")
-    of, serving = await _shared_room(call), call.services.serving_events
+    of, serving = await _past_room(call), call.services.serving_events
     before = await serving.state_before(of, event_id)
     return {
         "pdus": _raw(await serving.pdus(of.room, before.state)),
@@ -60,7 +60,7 @@ async def get_state(call: Call[None]) -> JsonObject:
 async def get_state_ids(call: Call[None]) -> JsonObject:
     """Give the same by event IDs."""
     event_id = call.query_required("event_id")
-    of, serving = await _shared_room(call), call.services.serving_events
+    of, serving = await _past_room(call), call.services.serving_events
     before = await serving.state_before(of, event_id)
     return {
         "pdu_ids": await serving.event_ids(before.state),
@@ -71,7 +71,7 @@ async def get_state_ids(call: Call[None]) -> JsonObject:
 @routes.get("/v1/backfill/{room_id}")
 async def backfill(call: Call[None]) -> JsonObject:
     """Give events and those before them."""
-    of = await _shared_room(call)
+    of = await _past_room(call)
     limit = call.query_int("limit", 10)
     found = await call.services.serving_events.backfill(of, call.query_all("v"), limit)
     return _transaction(call, found)
@@ -80,7 +80,7 @@ async def backfill(call: Call[None]) -> JsonObject:
 @routes.post("/v1/get_missing_events/{room_id}", body=MissingEventsBody)
 async def get_missing_events(call: Call[MissingEventsBody]) -> JsonObject:
     """Give the events between some that the server has and some that it has just received."""
-    of, body = await _shared_room(call), call.body
+    of, body = await _past_room(call), call.body
     found = await call.services.serving_events.missing(
         of, body.earliest_events, body.latest_events, body.limit, body.min_depth
     )
@@ -94,14 +94,15 @@ async def get_event_by_time(call: Call[None]) -> JsonObject:
     direction = call.query_choice("dir", ("b", "f"), None)
     if direction is None:
         raise InvalidParam("'dir' must be b or f")
+    of = await call.services.server_access.access_shared_room(call.origin, call.path["room_id"])
     event = await call.services.serving_events.event_by_time(
-        await _shared_room(call), call.query_int("ts", 0), backwards=direction == "b"
+        of, call.query_int("ts", 0), backwards=direction == "b"
     )
     return {"event_id": event.event_id, "origin_server_ts": event.ts_ms}
 
 
-async def _shared_room(call: Call[Any]) -> RoomOfServer:
-    return await call.services.server_access.access_shared_room(call.origin, call.path["room_id"])
+async def _past_room(call: Call[Any]) -> RoomOfServer:
+    return await call.services.server_access.access_past_room(call.origin, call.path["room_id"])
 
 
 def _transaction(call: Call[Any], events: list[Pdu]) -> JsonObject:
