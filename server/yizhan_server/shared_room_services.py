@@ -124,7 +124,7 @@ def assemble_shared_rooms(
     history = History(db, keys, numbers)
     gaps = Gaps(db, client.events, verification, outliers, history)
     placing = Placing(db, keys, numbers, recorder, resolver)
-    reception = Reception(access, verification, gaps, placing)
+    reception = Reception(clock, access, verification, gaps, placing)
     adoption = Adoption(db, rooms, keys, numbers, recorder)
     out_of_band = OutOfBand(db, stream, numbers, push)
     joining = Joining(

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from yizhan_database import Database
-from yizhan_server.federation_client.errors import RemoteFailure
+from yizhan_server.federation_client.errors import RemoteFailure, RemoteUnavailable
 from yizhan_server.federation_client.events import EventRequests
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import EventID, ServerName
@@ -57,11 +57,12 @@ class Gaps:
         self._history = history
 
     async def closed(
-        self, origin: ServerName, room: Room, pdus: Sequence[Pdu]
+        self, origin: ServerName, room: Room, pdus: Sequence[Pdu], *, patient: bool = False
     ) -> tuple[list[Pdu], frozenset[EventID]]:
         """Return `pdus` with the events missing before them, in order, and those after a gap.
 
-        Everything that their auth events and the states at the edges need is stored.
+        Everything that their auth events and the states at the edges need is stored. With
+        `patient`, RemoteUnavailable when `origin` does not answer; else it is done without.
         """
         found = {pdu.event_id: pdu for pdu in pdus}
         latest = list(found)
@@ -73,7 +74,7 @@ class Gaps:
             missing = await self._missing_before(room, found.values())
             if not missing:
                 break
-            fetched = await self._fetch_before(origin, room, latest, floor)
+            fetched = await self._fetch_before(origin, room, latest, floor, patient=patient)
             new = [
                 pdu
                 for pdu in fetched or ()
@@ -83,7 +84,7 @@ class Gaps:
             if not fresh:
                 if floor and fetched == []:
                     # What it was not asked for, it did not withhold.
-                    fetched = await self._fetch_before(origin, room, latest, 0)
+                    fetched = await self._fetch_before(origin, room, latest, 0, patient=patient)
                 if fetched == [] and len(found) == len(pdus):
                     # It has what its own event follows, and does not show it: nothing that it
                     # says of the state there is worth more.
@@ -96,11 +97,13 @@ class Gaps:
             event_id for event_id, pdu in found.items() if missing & set(pdu.prev_events)
         )
         for event_id in sorted(missing)[:MAX_EDGES]:
-            await self._anchor(origin, room, event_id)
-        await self.fetch_auth_events(origin, room, found.values())
+            await self._anchor(origin, room, event_id, patient=patient)
+        await self.fetch_auth_events(origin, room, found.values(), patient=patient)
         return _in_order(found), after_gap
 
-    async def fetch_auth_events(self, origin: ServerName, room: Room, pdus: Iterable[Pdu]) -> None:
+    async def fetch_auth_events(
+        self, origin: ServerName, room: Room, pdus: Iterable[Pdu], *, patient: bool = False
+    ) -> None:
         """Store the auth events that some of `pdus` name and that are neither here nor given."""
         given = {pdu.event_id: pdu for pdu in pdus}
         named = {event_id for pdu in given.values() for event_id in pdu.auth_events}
@@ -113,6 +116,7 @@ class Gaps:
                 raws = await self._requests.event_auth(origin, room.room_id, wanting.event_id)
             except RemoteFailure as failure:
                 log.info("auth events not obtained", extra={"why": str(failure)})
+                _give_up(failure, patient=patient)
                 return
             chain = await self._verification.verified(raws, room.version, room.room_id)
             kept = await self._outliers.keep(room.nid, room.version, chain)
@@ -153,7 +157,7 @@ class Gaps:
         return needed
 
     async def _fetch_before(
-        self, origin: ServerName, room: Room, latest: list[EventID], floor: int
+        self, origin: ServerName, room: Room, latest: list[EventID], floor: int, *, patient: bool
     ) -> list[Pdu] | None:
         """Return events before `latest` from `floor` on; None if the server did not answer."""
         earliest = [EventID(each.event_id) for each in room.committed.extremities]
@@ -164,10 +168,13 @@ class Gaps:
             )  # fmt: skip
         except RemoteFailure as failure:
             log.info("missing events not obtained", extra={"why": str(failure)})
+            _give_up(failure, patient=patient)
             return None
         return await self._verification.verified(raws[:PER_ROUND], room.version, room.room_id)
 
-    async def _anchor(self, origin: ServerName, room: Room, event_id: EventID) -> None:
+    async def _anchor(
+        self, origin: ServerName, room: Room, event_id: EventID, *, patient: bool
+    ) -> None:
         """Find out the state after an event at the edge of a gap, as `origin` has it."""
         try:
             ids = await self._requests.state_ids(origin, room.room_id, event_id)
@@ -183,12 +190,13 @@ class Gaps:
                 raws = [await self._requests.event(origin, each) for each in sorted(missing)]
         except RemoteFailure as failure:
             log.info("state not obtained", extra={"event_id": event_id, "why": str(failure)})
+            _give_up(failure, patient=patient)
             return
         if edge is None:
             return
         events = await self._verification.verified(raws, room.version, room.room_id)
         await self._outliers.keep(room.nid, room.version, events)
-        await self.fetch_auth_events(origin, room, [edge])
+        await self.fetch_auth_events(origin, room, [edge], patient=patient)
         known = await self._known(room, wanted)
         usable = await self._outliers.usable_state(room.nid, room.version, known.values())
         await self._history.place_at_edge(
@@ -202,6 +210,12 @@ class Gaps:
         raw = await self._requests.event(origin, event_id)
         found = await self._verification.verified([raw], room.version, room.room_id)
         return found[0] if found and found[0].event_id == event_id else None
+
+
+def _give_up(failure: RemoteFailure, *, patient: bool) -> None:
+    """Raise a failure that is no answer, where somebody has the patience to ask again."""
+    if patient and isinstance(failure, RemoteUnavailable):
+        raise failure
 
 
 def _in_order(found: dict[EventID, Pdu]) -> list[Pdu]:

@@ -10,7 +10,9 @@ import logging
 from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
+from yizhan_server.clock import Clock
 from yizhan_server.federation_client.answers import RawPdu
+from yizhan_server.federation_client.errors import RemoteUnavailable
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.event import Pdu
@@ -29,17 +31,25 @@ UNPLACEABLE = "events that it refers to could not be obtained"
 GAP_S = 60
 """Seconds that all requests for what is missing before some events may take together."""
 
+PATIENCE_MS = 10 * 60_000
+"""For so long events are put off whose server does not say what is missing before them ..."""
+
+IMPATIENT_MS = 60 * 60_000
+"""... and from then on, so long after the first, they are taken or refused without."""
+
 
 class Reception:
     """Takes events of rooms that this server is in."""
 
     def __init__(
         self,
+        clock: Clock,
         access: ServerAccess,
         verification: Verification,
         gaps: Gaps,
         placing: Placing,
     ) -> None:
+        self._clock = clock
         self._access = access
         self._verification = verification
         self._gaps = gaps
@@ -48,6 +58,8 @@ class Reception:
             WeakValueDictionary()
         )
         """Of a room and a server: one that is slow to close its gaps keeps nobody else waiting."""
+        self._silent_since: dict[tuple[int, ServerName], int] = {}
+        """Servers that have sent events and did not say what is missing before them."""
 
     async def is_in_room(self, room: Room) -> bool:
         """Whether this server is in the room, so that its events are taken."""
@@ -87,13 +99,7 @@ class Reception:
         if not pdus:
             return {}
         async with self._queues.setdefault((room.nid, origin), asyncio.Lock()):
-            try:
-                async with asyncio.timeout(GAP_S):
-                    found, after_gap = await self._gaps.closed(origin, room, pdus)
-            except TimeoutError:
-                # Its server sends the events again, and by then has had time to answer.
-                log.info("gap not closed in time", extra={"origin": origin})
-                raise MatrixError(503, "M_UNKNOWN", "What is missing came too slowly") from None
+            found, after_gap = await self._closed(origin, room, pdus)
             own = {pdu.event_id for pdu in pdus}
             if not flags or own == {pdu.event_id for pdu in found}:
                 return await self._placing.place(room, found, after_gap, flags=flags)
@@ -101,3 +107,36 @@ class Reception:
             outcomes = await self._placing.place(room, before, after_gap)
             after = [pdu for pdu in found if pdu.event_id in own]
             return outcomes | await self._placing.place(room, after, after_gap, flags=flags)
+
+    async def _closed(
+        self, origin: ServerName, room: Room, pdus: Sequence[Pdu]
+    ) -> tuple[list[Pdu], frozenset[EventID]]:
+        """Return events with those missing before them, and those after a gap.
+
+        Answers 503 where their server did not say what is missing: it sends them again, and by
+        then has had time to. Were they refused, nobody would send them again; were the gap left,
+        what is in it would never be live here.
+        """
+        patient = self._is_patient(room, origin)
+        try:
+            async with asyncio.timeout(GAP_S):
+                closed = await self._gaps.closed(origin, room, pdus, patient=patient)
+        except (TimeoutError, RemoteUnavailable):
+            log.info("gap not closed in time", extra={"origin": origin})
+            if not patient:
+                return [], frozenset()
+            self._silent_since.setdefault((room.nid, origin), self._clock.now_ms())
+            raise MatrixError(503, "M_UNKNOWN", "What is missing came too slowly") from None
+        if patient:
+            self._silent_since.pop((room.nid, origin), None)
+        return closed
+
+    def _is_patient(self, room: Room, origin: ServerName) -> bool:
+        """Whether to wait until a server answers, which holds up all that it sends.
+
+        One that can reach us and cannot be reached would otherwise never be heard.
+        """
+        silent_ms = self._clock.now_ms() - self._silent_since.get((room.nid, origin), 2**62)
+        if silent_ms > IMPATIENT_MS:
+            del self._silent_since[room.nid, origin]
+        return silent_ms < PATIENCE_MS or silent_ms > IMPATIENT_MS
