@@ -125,11 +125,11 @@ def assemble_shared_rooms(
     gaps = Gaps(db, client.events, verification, outliers, history)
     placing = Placing(db, keys, numbers, recorder, resolver)
     reception = Reception(clock, access, verification, gaps, placing)
-    adoption = Adoption(db, rooms, keys, numbers, recorder)
+    adoption = Adoption(db, rooms, keys, numbers, recorder, resolver)
     out_of_band = OutOfBand(db, stream, numbers, push)
     joining = Joining(
-        clock, client.rooms, verification, outliers, adoption, out_of_band, server_name,
-        signing_key,
+        db, clock, client.rooms, client.events, verification, outliers, adoption, out_of_band,
+        server_name, signing_key,
     )  # fmt: skip
     inviting = Inviting(
         client.rooms, rooms, access, writer, placing, verification, adoption, out_of_band,

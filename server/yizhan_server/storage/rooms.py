@@ -208,6 +208,16 @@ async def members(db: Database, room: int, membership: str) -> list[str]:
     return [user_id for (user_id,) in rows]
 
 
+async def members_of_server(db: Database, room: int, server: str) -> list[str]:
+    """Return the users of a server who have, or had, any membership of the room."""
+    rows = await db.rows(
+        "SELECT user_id FROM membership WHERE room = ? AND user_id LIKE '%:' || ?"
+        " ORDER BY user_id",
+        room, server,
+    )  # fmt: skip
+    return [user_id for (user_id,) in rows]
+
+
 async def membership_counts(db: Database, room: int) -> dict[str, int]:
     """Return how many users have each membership of the room."""
     rows = await db.rows(

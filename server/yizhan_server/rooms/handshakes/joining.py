@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
+from yizhan_database import Database
 from yizhan_server.clock import Clock
 from yizhan_server.federation_client.answers import RawPdu, read_pdu
 from yizhan_server.federation_client.errors import (
@@ -24,6 +25,7 @@ from yizhan_server.federation_client.errors import (
     RemoteRefused,
     told_to_client,
 )
+from yizhan_server.federation_client.events import EventRequests
 from yizhan_server.federation_client.rooms import RoomRequests, SentJoin, Template
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import AuthRuleRejection, MatrixError
@@ -37,6 +39,7 @@ from yizhan_server.rooms.incoming.adoption import Adoption
 from yizhan_server.rooms.incoming.outliers import Outliers
 from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.room import Room
+from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage.events import KnownPdu
 from yizhan_server.storage.state import StateKey
 
@@ -53,8 +56,10 @@ class Joining:
 
     def __init__(
         self,
+        db: Database,
         clock: Clock,
         requests: RoomRequests,
+        events: EventRequests,
         verification: Verification,
         outliers: Outliers,
         adoption: Adoption,
@@ -62,8 +67,10 @@ class Joining:
         server_name: ServerName,
         signing_key: SigningKey,
     ) -> None:
+        self._db = db
         self._clock = clock
         self._requests = requests
+        self._events = events
         self._verification = verification
         self._outliers = outliers
         self._adoption = adoption
@@ -148,9 +155,10 @@ class Joining:
         if sent.event:
             join = await self._countersigned(server, join, sent.event, version)
         room = await self._adoption.known_room(room_id, version)
-        state = await self._state(server, room, sent)
+        known, state = await self._state(server, room, sent)
+        keep_ends = await self._is_ahead_of(server, room, known)
         try:
-            await self._adoption.adopt(room, join, state)
+            await self._adoption.adopt(room, join, state, keep_ends=keep_ends)
         except AuthRuleRejection as rejection:
             raise RemoteMisbehaved(
                 server, f"its state does not permit the join: {rejection.rule}"
@@ -159,8 +167,11 @@ class Joining:
 
     async def _state(
         self, server: ServerName, room: Room, sent: SentJoin
-    ) -> dict[StateKey, KnownPdu]:
-        """Verify and store the state of a room; return what may be believed of it."""
+    ) -> tuple[Collection[EventID], dict[StateKey, KnownPdu]]:
+        """Verify and store the state of a room.
+
+        Returns all events that came with it, and what may be believed of the state.
+        """
         version, room_id = room.version, room.room_id
         chain = await self._verification.verified(sent.auth_chain, version, room_id)
         state = await self._verification.verified(sent.state, version, room_id)
@@ -173,7 +184,27 @@ class Joining:
         stated = create.pdu.content.get("room_version", "1")
         if stated != version.identifier:
             raise RemoteMisbehaved(server, "the create event names another room version")
-        return usable
+        return {pdu.event_id for pdu in (*chain, *state)}, usable
+
+    async def _is_ahead_of(
+        self, server: ServerName, room: Room, known: Collection[EventID]
+    ) -> bool:
+        """Whether we know of users of ours what the server that lets one in has yet to hear.
+
+        Such as that they were banned. All others will know that, and think that the room goes on
+        without us; so must we, who would hear of nothing any more.
+        """
+        if not room.committed.extremities:
+            return False
+        for user_id in await stored_rooms.members_of_server(self._db, room.nid, self._server_name):
+            event = await room.state_event("m.room.member", user_id)
+            if event is None or event.pdu.event_id in known:
+                continue
+            try:
+                await self._events.event(server, event.pdu.event_id)
+            except RemoteRefused:
+                return True
+        return False
 
     async def _knock(
         self, server: ServerName, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]

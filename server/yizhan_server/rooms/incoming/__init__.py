@@ -8,7 +8,8 @@
    soft-failed: kept, never shown, until an event that is accepted refers to it).
 4. `placing`: it gets its place in the DAG, the state log and the stream, once.
 
-`outliers` keeps events that only authorise others; `reception` leads an event through all of it.
+`outliers` keeps events that only authorise others; `current_state` says what new ends make of the
+room; `reception` leads an event through all of it.
 
 Spec: server-server API, "Checks performed on receipt of a PDU".
 """

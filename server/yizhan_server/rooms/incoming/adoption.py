@@ -14,7 +14,10 @@ from collections.abc import Mapping
 from yizhan_database import Database, Transaction
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.room_version import RoomVersion
+from yizhan_server.rooms.extremities import MAX_EXTREMITIES
+from yizhan_server.rooms.incoming.current_state import changes_by_ends
 from yizhan_server.rooms.incoming.judgement import check_by_state
+from yizhan_server.rooms.merging import Resolver
 from yizhan_server.rooms.recording import Batch, Recorder, settled
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import LATEST, Room, StateChanges, StateEvent
@@ -35,13 +38,20 @@ class Adoption:
     """Makes rooms of other servers our own."""
 
     def __init__(
-        self, db: Database, rooms: Rooms, keys: StateKeys, numbers: Numbers, recorder: Recorder
+        self,
+        db: Database,
+        rooms: Rooms,
+        keys: StateKeys,
+        numbers: Numbers,
+        recorder: Recorder,
+        resolver: Resolver,
     ) -> None:
         self._db = db
         self._rooms = rooms
         self._keys = keys
         self._numbers = numbers
         self._recorder = recorder
+        self._resolver = resolver
 
     async def known_room(self, room_id: str, version: RoomVersion) -> Room:
         """Return a room of which nothing but its ID need be known; it has no events then."""
@@ -54,11 +64,19 @@ class Adoption:
             room = await self._rooms.get(room_id)
         return room
 
-    async def adopt(self, room: Room, join: Pdu, state: Mapping[StateKey, KnownPdu]) -> None:
+    async def adopt(
+        self,
+        room: Room,
+        join: Pdu,
+        state: Mapping[StateKey, KnownPdu],
+        *,
+        keep_ends: bool = False,
+    ) -> None:
         """Show the room with `join` as its last event and `state` before it.
 
         `state` holds stored events that are not rejected. AuthRuleRejection when it does not
-        permit the join. A room that was here before goes on, with a gap.
+        permit the join. A room that was here before goes on, with a gap. With `keep_ends` the
+        join stands beside what was known of it, and need not prevail.
         """
 
         async def state_event(key: StateKey) -> StateEvent | None:
@@ -94,12 +112,17 @@ class Adoption:
                 if event_id not in known or known[event_id].pos is None
             ]
             await self._db.commit(tx)
-            changes = await self._changes(room, state)
-            changes[join.key] = StateEvent(nid, join)
-            batch = Batch(room, Transaction(room.lane), room.tail, point)
             own = Extremity(nid, join.event_id, join.depth, point.line, point.seq)
+            ends: tuple[Extremity, ...] = (own,)
+            if keep_ends:
+                ends = (*room.tail.extremities[: MAX_EXTREMITIES - 1], own)
+                changes = await changes_by_ends(self._db, self._keys, self._resolver, room, ends)
+            else:
+                changes = await self._changes(room, state)
+                changes[join.key] = StateEvent(nid, join)
+            batch = Batch(room, Transaction(room.lane), room.tail, point)
             await self._recorder.place(
-                batch, join, nid, point, changes, (own,), flags=GAP, target=None
+                batch, join, nid, point, changes, ends, flags=GAP, target=None
             )
 
             def also(tx: Transaction) -> None:

@@ -29,6 +29,7 @@ from yizhan_server.protocol.errors import AuthRuleRejection
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import EventID
 from yizhan_server.rooms.extremities import next_extremities
+from yizhan_server.rooms.incoming.current_state import changes_by_ends
 from yizhan_server.rooms.incoming.judgement import (
     CREATE,
     AuthEventsMissing,
@@ -45,7 +46,7 @@ from yizhan_server.rooms.redactions import (
     find_waiting_redaction,
     is_redaction,
 )
-from yizhan_server.rooms.room import LATEST, Head, Room, StateChanges, StateEvent
+from yizhan_server.rooms.room import Head, Room, StateChanges
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
 from yizhan_server.storage import backward_extremities as stored_edges
@@ -300,7 +301,7 @@ class Placing:
             extremities = extremities[:-1] or room.tail.extremities
         changes: StateChanges = {}
         if extremities != room.tail.extremities:
-            changes = await self._changes(room, extremities)
+            changes = await changes_by_ends(self._db, self._keys, self._resolver, room, extremities)
         batch = Batch(room, Transaction(room.lane), room.tail, point)
         stored_edges.delete_missing(batch.tx, room.nid, pdu.event_id)
         target = await find_remote_target(self._db, room, pdu, state.event)
@@ -309,34 +310,6 @@ class Placing:
             batch, pdu, stored.nid, point, changes, extremities, flags=flags, target=target
         )
         await asyncio.shield(self._recorder.submit(batch))
-
-    async def _changes(self, room: Room, extremities: Sequence[Extremity]) -> StateChanges:
-        """Return how the current state differs once `extremities` are the room's ends."""
-        ends = [Point(each.line, each.seq) for each in extremities]
-        new = await merge(self._resolver, room, ends)
-        keys = set(new.changes)
-        former = [Point(each.line, each.seq) for each in room.tail.extremities]
-        if former:
-            old = await merge(self._resolver, room, former)
-            keys |= set(old.changes)
-            keys |= await stored_state.differing_keys(self._db, old.base, new.base)
-        else:
-            keys |= set(await stored_state.full_state_at(self._db, new.base))
-        after = PointState(self._db, self._keys, room.version, new)
-        changed: dict[int, int] = {}
-        for key in keys:
-            number = await after.number_of(key)
-            if number != (
-                await stored_state.current_state_event(self._db, room.nid, key, LATEST) or 0
-            ):
-                changed[key] = number
-        pdus = await stored_events.pdus_by_nid(
-            self._db, [nid for nid in changed.values() if nid], room.version
-        )
-        names = await stored_state.keys_by_nid(self._db, list(changed))
-        return {
-            names[key]: StateEvent(nid, pdus[nid]) if nid else None for key, nid in changed.items()
-        }
 
 
 def _standing(known: KnownPdu | None) -> Outcome | None:
