@@ -7,6 +7,8 @@ from random import Random
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
+
 from yizhan_testing.homeserver import Person, Refused
 
 VERSIONS = ("12", "12", "11", "10", "6", "2")
@@ -14,6 +16,8 @@ MAX_ROOMS = 3
 PUBLIC = ["public_chat"]
 
 UNREACHABLE = 502
+DECLINED = 0.4
+"""Of the invitations that are answered."""
 
 Act = Callable[[Person, str], Awaitable[Any]]
 
@@ -44,13 +48,16 @@ class Acts:
             (18, self._joins),
             (6, self._leaves),
             (8, self._invites),
-            (6, lambda person, room: self._removes(person, room, "kick")),
-            (3, lambda person, room: self._removes(person, room, "ban")),
-            (4, lambda person, room: self._removes(person, room, "unban")),
+            (6, self._answers),
+            (6, self._knocks),
+            (4, self._lets_in),
+            (6, self._kicks),
+            (3, self._bans),
+            (4, self._unbans),
             (10, self._empowers),
-            (3, self._opens_or_closes),
+            (4, self._opens_or_closes),
             (6, self._redacts),
-            (2, lambda person, _: self.founds(person)),
+            (2, self._founds_another),
         ]
 
     async def act(self) -> None:
@@ -62,7 +69,7 @@ class Acts:
         await self.tries(act, person, room)
 
     async def tries(self, act: Act, person: Person, room: str) -> None:
-        """Do something that may be forbidden. Refused if the server fails."""
+        """Do something that may be forbidden, or find the server away. Refused if it fails."""
         self._number += 1
         try:
             outcome = await act(person, room)
@@ -70,8 +77,13 @@ class Acts:
             if refused.status >= 500 and refused.status != UNREACHABLE:
                 raise
             outcome = f"{refused.status} {refused.errcode}"
+        except aiohttp.ClientConnectionError:
+            outcome = "away"
         name = getattr(act, "__name__", "").strip("_")
         self.log.append(f"{person.user_id} {name} {room[:6]}: {outcome}")
+
+    async def _founds_another(self, person: Person, _: str) -> str:
+        return await self.founds(person)
 
     async def founds(self, person: Person) -> str:
         """Make a room."""
@@ -112,6 +124,9 @@ class Acts:
         path = f"/v3/join/{quote(room, safe='')}"
         try:
             await person.call("POST", path, {}, params={"via": via})
+        except aiohttp.ClientConnectionError:
+            self.unanswered.add((person.user_id, room))
+            raise
         except Refused as refused:
             if refused.status == UNREACHABLE:
                 self.unanswered.add((person.user_id, room))
@@ -125,10 +140,47 @@ class Acts:
         await person.invites(room, other)
         return other.user_id
 
+    async def _answers(self, person: Person, _: str) -> str:
+        """Accept or decline an invitation."""
+        invited = sorted((await person.get("/v3/sync")).get("rooms", {}).get("invite", {}))
+        if not invited:
+            return "not invited"
+        room = self._random.choice(invited)
+        if self._random.random() < DECLINED:
+            await person.leaves(room)
+            return f"no {room[:6]}"
+        await self.joins(person, room, self._random.choice(self._names))
+        return f"yes {room[:6]}"
+
+    async def _knocks(self, person: Person, room: str) -> str:
+        via = self._random.choice([*self._names, self._founders[room], self._founders[room]])
+        path = f"/v3/knock/{quote(room, safe='')}"
+        await person.call("POST", path, {}, params={"via": via})
+        return via
+
+    async def _lets_in(self, person: Person, room: str) -> str:
+        """Invite somebody who has knocked, if anybody has."""
+        members = await person.get(path_of(room, "members"), membership="knock")
+        waiting: list[str] = sorted(event["state_key"] for event in members["chunk"])
+        if not waiting:
+            return "nobody knocks"
+        user_id = self._random.choice(waiting)
+        await person.post(path_of(room, "invite"), {"user_id": user_id})
+        return user_id
+
+    async def _kicks(self, person: Person, room: str) -> str:
+        return await self._removes(person, room, "kick")
+
+    async def _bans(self, person: Person, room: str) -> str:
+        return await self._removes(person, room, "ban")
+
+    async def _unbans(self, person: Person, room: str) -> str:
+        return await self._removes(person, room, "unban")
+
     async def _removes(self, person: Person, room: str, how: str) -> str:
         other = self._random.choice(self._people)
         await person.post(path_of(room, how), {"user_id": other.user_id})
-        return f"{how} {other.user_id}"
+        return other.user_id
 
     async def _empowers(self, person: Person, room: str) -> str:
         other = self._random.choice(self._people)
@@ -139,7 +191,8 @@ class Acts:
         return f"{other.user_id} {level}"
 
     async def _opens_or_closes(self, person: Person, room: str) -> str:
-        rule = self._random.choice(["public", "public", "invite"])
+        # Rooms of version 6 and before know no knocking: there nobody gets in by it.
+        rule = self._random.choice(["public", "public", "invite", "knock"])
         return await person.sets(room, "m.room.join_rules", {"join_rule": rule})
 
     async def _redacts(self, person: Person, room: str) -> str:

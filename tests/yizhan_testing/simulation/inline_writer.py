@@ -11,7 +11,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from yizhan_database import sqlite, sqlite_writer
+from yizhan_database import Database, DatabaseUnavailable, sqlite, sqlite_writer
 from yizhan_database.jobs import Job, into_batches
 
 SLOWEST_S = 0.02
@@ -26,10 +26,20 @@ class InlineWriter(sqlite_writer.Writer):
         super().__init__(*args)
         self._waiting: list[Job] = []
         self._due: asyncio.TimerHandle | None = None
+        self._is_frozen = False
+
+    def freeze(self) -> None:
+        """Commit nothing any more, as when the process is killed."""
+        self._is_frozen = True
+        self._waiting.clear()
 
     @override
     def enqueue(self, job: Job) -> None:
         """See Writer."""
+        if self._is_frozen:
+            job.fail(DatabaseUnavailable("the process was killed"))
+            job.answer()
+            return
         self._waiting.append(job)
         if self._due is None:
             loop = asyncio.get_running_loop()
@@ -54,6 +64,14 @@ class InlineWriter(sqlite_writer.Writer):
     @override
     def _run(self) -> None:
         """Leave everything to the loop."""
+
+
+def freeze(db: Database) -> None:
+    """Have nothing become durable any more, for those who have been told that it is, it stays."""
+    assert isinstance(db, sqlite.SqliteDatabase)
+    writer = db._writer
+    assert isinstance(writer, InlineWriter)
+    writer.freeze()
 
 
 def install(random: Random) -> None:

@@ -8,8 +8,9 @@ work; and servers may be parted from one another for a while.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from random import Random
 from typing import Any, cast
@@ -76,12 +77,14 @@ class MemoryResponse:
 
 
 class Network:
-    """Carries requests to the servers, by their names."""
+    """Carries requests to the servers, by their names. One that does not run refuses them."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self._wrappers: dict[str, Wrapper] = {}
+        self._lines: dict[str, _LineOf] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._answering: dict[str, set[asyncio.Task[Any]]] = defaultdict(set)
         self._cut: frozenset[str] = frozenset()
         self.is_faulty = False
         self.carried = 0
@@ -90,8 +93,20 @@ class Network:
     def connect(self, name: str, wrapper: Wrapper, requests: Requests) -> None:
         """Let a server be reached by its name, and reach the others."""
         self._wrappers[name] = wrapper
-        line = _LineOf(self, name)
+        line = self._lines[name] = _LineOf(self, name)
         requests._connections = cast("Any", _BothPools(line, line))
+
+    async def disconnect(self, name: str, patience_s: float) -> None:
+        """Refuse requests to a server, and end those under way after a while."""
+        del self._wrappers[name]
+        answering = set(self._answering[name])
+        if answering and patience_s:
+            _, answering = await asyncio.wait(answering, timeout=patience_s)
+        self._lines.pop(name).is_cut = True
+        for task in answering:
+            task.cancel()
+        if answering:
+            await asyncio.wait(answering)
 
     def part(self, names: frozenset[str]) -> None:
         """Let none of `names` and none of the others reach one another."""
@@ -104,7 +119,17 @@ class Network:
 
     async def serve(self, name: str, request: MemoryRequest) -> MemoryResponse:
         """Have a server answer; it goes on when whoever has asked does not wait any longer."""
-        return await asyncio.shield(self._start(self._serve(name, request)))
+        if name not in self._wrappers:
+            raise aiohttp.ServerDisconnectedError
+        task = self._start(self._serve(name, request))
+        self._answering[name].add(task)
+        task.add_done_callback(self._answering[name].discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise aiohttp.ServerDisconnectedError from None
+            raise
 
     async def _serve(self, name: str, request: MemoryRequest) -> MemoryResponse:
         serving.set(name)
@@ -155,7 +180,8 @@ class Network:
         self.under_way += 1
         try:
             await asyncio.sleep(after_s)
-            await self.serve(name, request)
+            with suppress(aiohttp.ServerDisconnectedError):
+                await self.serve(name, request)
         finally:
             self.under_way -= 1
 
@@ -177,6 +203,7 @@ class _LineOf:
     def __init__(self, network: Network, origin: str) -> None:
         self._network = network
         self._origin = origin
+        self.is_cut = False
 
     @asynccontextmanager
     async def request(
@@ -188,6 +215,8 @@ class _LineOf:
         data: bytes | None = None,
         **_: object,
     ) -> AsyncIterator[MemoryResponse]:
+        if self.is_cut:
+            raise aiohttp.ClientConnectionError
         request = MemoryRequest(method, url, headers, data)
         yield await self._network.carry(self._origin, url.authority, request)
 

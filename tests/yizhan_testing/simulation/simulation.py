@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random as global_random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import aiohttp
 from typing_extensions import override
 
 from yizhan_config.tasks import Background
@@ -21,12 +23,17 @@ from yizhan_testing.simulation.agreement import (
     check_answers,
     residents,
 )
-from yizhan_testing.simulation.network import Network
+from yizhan_testing.simulation.network import Network, serving
 from yizhan_testing.simulation.town import NAMES, Server, Town
 from yizhan_testing.simulation.virtual_time import VirtualClock
 
 HANDS = 4
 """People who act at the same time."""
+
+KILLED = 0.5
+"""Of the servers that end, those that end by force."""
+
+LONGEST_AWAY_S = 6.0
 
 QUIET_WITHIN_S = 20_000
 """Of the simulation's time: servers that failed are left alone for up to an hour."""
@@ -61,9 +68,13 @@ class _Errors(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.found: list[str] = []
+        self.dying = ""
+        """The server that is being killed: whatever it does about that does not matter."""
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
+        if self.dying and serving.get("") == self.dying:
+            return
         error = record.exc_info[1] if record.exc_info else None
         self.found.append(f"{record.name}: {record.getMessage()}: {error!r}")
 
@@ -73,6 +84,7 @@ class Outcome:
     """What a simulation came to."""
 
     acts: int = 0
+    restarts: int = 0
     carried: int = 0
     events: int = 0
     forks: int = 0
@@ -118,10 +130,12 @@ class Simulation:
         async with Background() as background:
             weather = background.spawn("weather", self._weather())
             background.spawn("syncing", self._sync_now_and_then(replicas))
+            accidents = background.spawn("accidents", self._accidents(servers))
             self._left = self._count
             await asyncio.gather(*(self._hand(acts) for _ in range(HANDS)))
             weather.cancel()
             self._network.heal()
+            await accidents.wait()
             await self._until_quiet(servers)
             await self._ask_again(acts, people)
             await self._until_quiet(servers)
@@ -142,10 +156,27 @@ class Simulation:
             await asyncio.sleep(self._random.uniform(2, 15))
             self._network.part(frozenset())
 
+    async def _accidents(self, servers: list[Server]) -> None:
+        """Now and then end a server, half of the time by force, and start it again."""
+        random = Random(f"accidents {self._seed}")
+        while True:
+            await asyncio.sleep(random.uniform(1, 12))
+            if self._left <= 0:
+                return
+            server, by_force = random.choice(servers), random.random() < KILLED
+            self._errors.dying = server.server_name if by_force else ""
+            await server.end(by_force=by_force)
+            self._errors.dying = ""
+            self.outcome.log.append(f"{server.server_name} {'killed' if by_force else 'ended'}")
+            await asyncio.sleep(random.uniform(0, LONGEST_AWAY_S))
+            await server.start()
+            self.outcome.restarts += 1
+
     async def _sync_now_and_then(self, replicas: list[UnorderedReplica]) -> None:
         while True:
             await asyncio.sleep(self._random.uniform(0.5, 2))
-            await self._random.choice(replicas).syncs()
+            with suppress(aiohttp.ClientConnectionError):
+                await self._random.choice(replicas).syncs()
 
     async def _ask_again(self, acts: Acts, people: list[Person]) -> None:
         """Join again where nobody knows what became of a join; then everybody does."""

@@ -5,11 +5,12 @@ Accounts are made once and copied for each simulation: passwords are expensive o
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shutil
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -19,9 +20,10 @@ import aiohttp
 
 from yizhan_config.settings import Settings
 from yizhan_database import Database, open_database
-from yizhan_server.app import MIGRATIONS, Homeserver, assembled
+from yizhan_server.app import MIGRATIONS, assembled
 from yizhan_testing.homeserver import HomeserverInProcess, Person, settings_for
-from yizhan_testing.simulation.network import ClientLine, Network
+from yizhan_testing.simulation import inline_writer
+from yizhan_testing.simulation.network import ClientLine, Network, serving
 from yizhan_testing.simulation.virtual_time import VirtualClock
 
 SERVERS = 5
@@ -31,14 +33,80 @@ NAMES = [f"192.0.2.{number}:8448" for number in range(1, SERVERS + 1)]
 PEOPLE = ("ann", "ben")
 
 
-class Server(HomeserverInProcess):
-    """One of them."""
+class Server:
+    """One of them. It can be ended, also by force, and started again on what its disk has."""
 
-    def __init__(self, settings: Settings, network: Network, parts: Homeserver, db: Database):
-        line = cast("aiohttp.ClientSession", ClientLine(network))
-        super().__init__(f"http://{settings.server_name}", settings, line, parts)
-        self.db = db
+    def __init__(
+        self,
+        settings: Settings,
+        network: Network,
+        clock: VirtualClock,
+        restless: Random | None = None,
+    ) -> None:
+        self.server_name = settings.server_name
         self.people: list[Person] = []
+        self._settings = settings
+        self._network = network
+        self._clock = clock
+        self._restless = restless
+        self._db: Database | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+
+    @property
+    def db(self) -> Database:
+        """Its database, while it runs."""
+        assert self._db is not None, "it does not run"
+        return self._db
+
+    async def start(self) -> None:
+        """Start it."""
+        loop = asyncio.get_running_loop()
+        started: asyncio.Future[None] = loop.create_future()
+        # A task of its own: whatever the server does in the background bears its name.
+        self._running = loop.create_task(self._run(started))
+        await asyncio.wait([started, self._running], return_when=asyncio.FIRST_COMPLETED)
+        if self._running.done():
+            self._running.result()
+
+    async def _run(self, started: asyncio.Future[None]) -> None:
+        serving.set(self.server_name)
+        url = f"sqlite://{self._settings.data / 'test.db'}"
+        self._db = await open_database(url, MIGRATIONS, restless=self._restless)
+        self._ended.clear()
+        try:
+            async with assembled(self._settings, self._db, self._clock) as parts:
+                self.homeserver = HomeserverInProcess(
+                    f"http://{self.server_name}", self._settings, self.http, parts
+                )
+                requests = parts.federation_client.requests
+                self._network.connect(self.server_name, parts.wrapper, requests)
+                started.set_result(None)
+                await self._ended.wait()
+        finally:
+            await self._db.close()
+            self._db = None
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """How people reach it."""
+        return cast("aiohttp.ClientSession", ClientLine(self._network))
+
+    async def end(self, *, by_force: bool = False) -> None:
+        """End it: nobody reaches it, and its memory is lost.
+
+        By force, nothing of it happens any more, and what is not durable is lost as well.
+        """
+        if self._running is None:
+            return
+        if by_force:
+            inline_writer.freeze(self.db)
+        else:
+            self.homeserver.parts.stream.close()
+        await self._network.disconnect(self.server_name, patience_s=0 if by_force else 10)
+        self._ended.set()
+        await self._running
+        self._running = None
 
 
 class Town:
@@ -51,9 +119,10 @@ class Town:
     async def build(self, clock: VirtualClock) -> None:
         """Make the accounts."""
         for name in NAMES:
-            network = Network(Random(0))
-            async with self._server(self._folder / "template", name, network, clock) as server:
-                self._people[name] = [await server.person(each) for each in PEOPLE]
+            server = Server(_settings(self._folder / "template", name), Network(Random(0)), clock)
+            await server.start()
+            self._people[name] = [await server.homeserver.person(each) for each in PEOPLE]
+            await server.end()
 
     @asynccontextmanager
     async def opened(
@@ -62,47 +131,32 @@ class Town:
         """Run copies of all servers."""
         folder = self._folder / str(seed)
         shutil.copytree(self._folder / "template", folder)
+        servers = []
         try:
-            async with AsyncExitStack() as stack:
-                servers = []
-                for name in NAMES:
-                    restless = Random(f"{seed} {name}")
-                    opening = self._server(folder, name, network, clock, restless)
-                    server = await stack.enter_async_context(opening)
-                    server.people = [
-                        replace(person, http=server.http) for person in self._people[name]
-                    ]
-                    servers.append(server)
-                yield servers
+            for name in NAMES:
+                restless = Random(f"{seed} {name}")
+                server = Server(_settings(folder, name), network, clock, restless)
+                await server.start()
+                server.people = [replace(each, http=server.http) for each in self._people[name]]
+                servers.append(server)
+            yield servers
         finally:
+            for server in servers:
+                await server.end()
             shutil.rmtree(folder)
 
-    @asynccontextmanager
-    async def _server(
-        self,
-        folder: Path,
-        name: str,
-        network: Network,
-        clock: VirtualClock,
-        restless: Random | None = None,
-    ) -> AsyncIterator[Server]:
-        own = folder / name.partition(":")[0]
-        settings = settings_for(
-            own,
-            **{
-                "server_name": name,
-                "federation.allow": [other for other in NAMES if other != name],
-                "federation.verify_tls": False,
-                "public.client_baseurl": f"http://{name}",
-            },
-        )
-        key = b64encode(hashlib.sha256(name.encode()).digest()).rstrip(b"=").decode()
-        settings.signing_key_file.write_text(f"ed25519 test {key}\n")
-        db = await open_database(f"sqlite://{own / 'test.db'}", MIGRATIONS, restless=restless)
-        try:
-            async with assembled(settings, db, clock) as parts:
-                requests = parts.federation_client.requests
-                network.connect(name, parts.wrapper, requests)
-                yield Server(settings, network, parts, db)
-        finally:
-            await db.close()
+
+def _settings(folder: Path, name: str) -> Settings:
+    own = folder / name.partition(":")[0]
+    settings = settings_for(
+        own,
+        **{
+            "server_name": name,
+            "federation.allow": [other for other in NAMES if other != name],
+            "federation.verify_tls": False,
+            "public.client_baseurl": f"http://{name}",
+        },
+    )
+    key = b64encode(hashlib.sha256(name.encode()).digest()).rstrip(b"=").decode()
+    settings.signing_key_file.write_text(f"ed25519 test {key}\n")
+    return settings
