@@ -10,6 +10,7 @@ import pytest
 
 from yizhan_database import Transaction
 from yizhan_server.app import MIGRATIONS
+from yizhan_server.rooms import state_log
 from yizhan_server.rooms.state_log import (
     MAX_LINE_DEPTH,
     Merge,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from yizhan_database import Database
 
-KEYS = 8
+KEYS, MANY_KEYS = 8, 500
 ROOM = 1
 
 State = dict[int, int]
@@ -51,6 +52,8 @@ class History:
         line = await self.numbers.next("state_line")
         tx = Transaction()
         storage.open_line(tx, line, ROOM, None, 0)
+        for key in range(1, MANY_KEYS):
+            storage.intern_key(tx, key, ("m.x", str(key)))
         await self.db.commit(tx)
         self.points.append((Point(line, 0), {}))
         self.current.append((self.db.position, {}))
@@ -64,8 +67,8 @@ class History:
     async def merges(self) -> None:
         """Two ends become one, by some resolution; the log goes on from one of them."""
         (one, mine), (other, theirs) = self._any(), self._any()
-        differing = await storage.differing_keys(self.db, one, other)
-        assert differing == {k for k in mine | theirs if mine.get(k) != theirs.get(k)}
+        differing = await storage.differences(self.db, one, other)
+        assert differing == _differences(mine, theirs)
         resolved = {
             key: self.chance.choice([mine.get(key, REMOVED), theirs.get(key, REMOVED), REMOVED])
             for key in differing
@@ -81,9 +84,7 @@ class History:
                 assert await storage.state_event_at(self.db, point, key) == state.get(key)
         for _ in range(10):
             (one, mine), (other, theirs) = self._any(), self._any()
-            assert await storage.differing_keys(self.db, one, other) == {
-                key for key in mine | theirs if mine.get(key) != theirs.get(key)
-            }
+            assert await storage.differences(self.db, one, other) == _differences(mine, theirs)
         for (after, before), (upto, state) in zip(
             self.current, self.current[1:] + self.current[-1:], strict=True
         ):
@@ -119,14 +120,28 @@ class History:
         return self.chance.choice(self.points[-self.reach :])
 
 
+def _differences(mine: State, theirs: State) -> State:
+    keys = {key for key in mine | theirs if mine.get(key) != theirs.get(key)}
+    return {key: mine.get(key, REMOVED) for key in keys}
+
+
 def _applied(state: State, changes: State) -> State:
     after = {**state, **changes}
     return {key: event for key, event in after.items() if event != REMOVED}
 
 
+@pytest.fixture(params=[MAX_LINE_DEPTH, 3])
+def depth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let few forks suffice for lines to be shortened again and again."""
+    monkeypatch.setattr(state_log, "MAX_LINE_DEPTH", request.param)
+    return int(request.param)
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_the_log_says_what_a_dictionary_says(tmp_path: Path, dialect: Dialect) -> None:
-    for seed in range(25 if dialect == "sqlite" else 3):
+async def test_the_log_says_what_a_dictionary_says(
+    tmp_path: Path, dialect: Dialect, depth: int
+) -> None:
+    for seed in range(12 if dialect == "sqlite" else 2):
         chance = random.Random(seed)
         async with opened_fresh(dialect, MIGRATIONS, tmp_path, chance) as db:
             history = History(db, random.Random(seed))
@@ -137,14 +152,17 @@ async def test_the_log_says_what_a_dictionary_says(tmp_path: Path, dialect: Dial
                 else:
                     await history.sends()
             await history.check()
+            for point, _ in history.points:
+                assert len(await storage.ancestry(db, point)) <= depth + 1
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.usefixtures("depth")
 async def test_thinning_the_log_leaves_the_state_of_what_is_kept(
     tmp_path: Path, dialect: Dialect
 ) -> None:
     dropped = 0
-    for seed in range(25 if dialect == "sqlite" else 3):
+    for seed in range(12 if dialect == "sqlite" else 2):
         chance = random.Random(seed)
         async with opened_fresh(dialect, MIGRATIONS, tmp_path, chance) as db:
             history = History(db, random.Random(seed), reach=4)
@@ -169,7 +187,7 @@ async def test_thinning_the_log_leaves_the_state_of_what_is_kept(
             for _ in range(10):
                 await history.sends()
             await history.check()
-    assert dropped > (20 if dialect == "sqlite" else 0)
+    assert dropped > (10 if dialect == "sqlite" else 0)
 
 
 async def _log_rows(db: Database) -> int:
@@ -192,6 +210,45 @@ async def test_forks_upon_forks_do_not_make_a_seek_long(tmp_path: Path) -> None:
             changes = {1 + number % KEYS: 1000 + number}
             await history._append(point, state, changes, merges=True)
             assert len(await storage.ancestry(db, history.points[-1][0])) <= MAX_LINE_DEPTH + 1
+        await history.check()
+
+
+async def test_forks_off_a_deep_line_that_has_grown_long_cost_little(tmp_path: Path) -> None:
+    async with opened_fresh("sqlite", MIGRATIONS, tmp_path) as db:
+        history = History(db, random.Random(5))
+        await history.begins()
+        for number in range(MAX_LINE_DEPTH):
+            point, state = history.points[-1]
+            await history._append(point, state, {1 + number % KEYS: 1 + number}, merges=True)
+        point, state = history.points[-1]
+        for number in range(300):
+            await history._append(point, state, {100 + number: 1000 + number})
+            point, state = history.points[-1]
+        before = await _log_rows(db)
+        forks = history.points[-100:]
+        for number, (point, state) in enumerate(forks):
+            await history._append(point, state, {1: 2000 + number}, merges=True)
+        # Once the few rows above the line are copied, its children are no longer too deep.
+        assert await _log_rows(db) - before <= len(forks) + MAX_LINE_DEPTH
+        await history.check()
+
+
+async def test_two_who_shorten_one_line_at_once_do_not_spoil_it(tmp_path: Path) -> None:
+    async with opened_fresh("sqlite", MIGRATIONS, tmp_path) as db:
+        history = History(db, random.Random(5))
+        await history.begins()
+        for number in range(MAX_LINE_DEPTH + 1):
+            point, state = history.points[-1]
+            await history._append(point, state, {1 + number % KEYS: 1 + number}, merges=True)
+        point, state = history.points[-1]
+        jobs = []
+        for event in (101, 102):
+            tx = Transaction()
+            changes = {1: event}
+            place = await point_of_merge(db, history.numbers, tx, ROOM, Merge(point, changes))
+            history.points.append((place, _applied(state, changes)))
+            jobs.append(db.submit(tx))
+        assert [await _outcome(job) for job in jobs] == ["committed", "committed"]
         await history.check()
 
 

@@ -210,7 +210,7 @@ class RoomRemoval:
                 storage.delete_some(tx, table, room.nid, ROWS)
                 await self._db.commit(tx)
         for line, _, _ in await storage.lines_of_room(self._db, room.nid):
-            for first in range(1, await storage.head_of_line(self._db, line) + 1, ROWS):
+            for first in range(0, await storage.head_of_line(self._db, line) + 1, ROWS):
                 tx = Transaction()
                 storage.delete_state(tx, line, first, first + ROWS - 1)
                 await self._db.commit(tx)

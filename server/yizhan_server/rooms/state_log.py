@@ -5,22 +5,26 @@ extremities (soft-failed, behind the head, history) opens a child line. So the p
 only extremity is always the head of its line, and the next event continues it without a look
 at the database.
 
-docs/architecture.md, "State log".
+Forks upon forks would make a look-up visit line after line. Before a line becomes too deep, one
+of its ancestors is led past some of those before it: docs/adr/0015-lines-of-state-are-shortened.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from yizhan_database import Database, Transaction
 from yizhan_server.storage import purging as stored_purging
 from yizhan_server.storage import state as stored_state
 from yizhan_server.storage.numbers import Numbers
-from yizhan_server.storage.state import REMOVED, Point
+from yizhan_server.storage.state import Point
 
 MAX_LINE_DEPTH = 16
-"""A line that would be deeper is anchored anew, so that a seek visits few lines."""
+"""Before a line becomes deeper its ancestry is shortened, so that a look-up visits few lines."""
+
+MANY_ROWS = 1000
+"""Lines with more rows are not told apart by their size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +79,42 @@ async def _open(
 
     With changes they take the first place themselves.
     """
-    base, changes = merge.base, merge.changes
     if depth >= MAX_LINE_DEPTH:
-        base, changes = await _anchored_anew(db, merge)
-        depth = 0
+        depth = await _shorten(db, tx, merge.base)
     line = await numbers.next("state_line")
-    stored_state.open_line(tx, line, room, base, depth + 1)
-    if changes:
-        stored_state.append_state(tx, Point(line, 1), changes)
+    stored_state.open_line(tx, line, room, merge.base, depth + 1)
     if merge.changes:
-        return Point(line, 1)
-    return Point(line, 2 if changes else 1)
+        stored_state.append_state(tx, Point(line, 1), merge.changes)
+    return Point(line, 1)
 
 
-async def _anchored_anew(db: Database, merge: Merge) -> tuple[Point, dict[int, int]]:
-    """Return the same state as a difference to its outermost ancestor."""
-    anchor = (await stored_state.ancestry(db, merge.base))[-1]
-    changes = {
-        key: await stored_state.state_event_at(db, merge.base, key) or REMOVED
-        for key in await stored_state.differing_keys(db, merge.base, anchor)
-    }
-    return anchor, {**changes, **merge.changes}
+async def _shorten(db: Database, tx: Transaction, point: Point) -> int:
+    """Have the ancestry of `point`, if it is too deep, leave out some lines; return its depth.
+
+    One of the lines in it continues one further back, once what those between them changed has
+    been written into it. Whatever else descends from it has the shorter way too.
+    """
+    places = await stored_state.ancestry(db, point)
+    depth = len(places) - 1
+    if depth < MAX_LINE_DEPTH:
+        return depth  # since its depth was noted, another fork has shortened the way
+    rows = [await stored_state.count_rows(db, place, MANY_ROWS) for place in places]
+    at, to = _cheapest_leap(rows)
+    changes = await stored_state.differences(db, places[at + 1], places[to])
+    stored_state.lead_line_past(tx, places[at].line, places[to], depth - to + 1, changes)
+    return depth - (to - at - 1)
+
+
+def _cheapest_leap(rows: Sequence[int]) -> tuple[int, int]:
+    """Return which line of an ancestry, innermost first, is to continue which further one.
+
+    The fewest rows to be copied for the square of the lines that are left out. Without the square
+    the same rows would be copied again and again, each time by one line.
+    """
+    return min(
+        ((at, to) for at in range(len(rows) - 2) for to in range(at + 2, len(rows))),
+        key=lambda leap: (sum(rows[leap[0] + 1 : leap[1]]) + 1) / (leap[1] - leap[0] - 1) ** 2,
+    )
 
 
 async def thin_state_log(db: Database, room: int, points: AsyncIterator[Point]) -> None:
@@ -117,7 +136,7 @@ async def thin_state_log(db: Database, room: int, points: AsyncIterator[Point]) 
         if parent is not None and seq is not None:
             note(parent, seq)
     for line, upto in lowest.items():
-        for first in range(1, upto + 1, ROWS):
+        for first in range(0, upto + 1, ROWS):
             tx = Transaction()
             last = min(first + ROWS - 1, upto)
             stored_purging.thin_state_log(tx, line, first, last, upto)

@@ -93,6 +93,37 @@ def append_state(tx: Transaction, point: Point, changes: Mapping[int, int]) -> N
     )
 
 
+def lead_line_past(
+    tx: Transaction, line: int, ancestor: Point, depth: int, changes: Mapping[int, int]
+) -> None:
+    """Have a line continue one of its ancestors instead of its parent; it has `depth` then.
+
+    `changes` are what the lines between them have changed, up to where the line begins. They
+    take its place 0, where they say what a look-up in its parents has said, and so remain true
+    whatever the line continues: two who do this at once do not spoil it.
+    """
+    tx.execute_many(
+        "INSERT INTO state_log (line, key, seq, event) VALUES (?, ?, 0, ?)"
+        " ON CONFLICT (line, key, seq) DO NOTHING",
+        [(line, key, event) for key, event in changes.items()],
+    )
+    tx.execute(
+        "UPDATE state_line SET parent = ?, parent_seq = ?, depth = ? WHERE line = ?",
+        ancestor.line, ancestor.seq, depth, line,
+    )  # fmt: skip
+
+
+async def count_rows(db: Database, place: Point, limit: int) -> int:
+    """Return how many rows the line of `place` alone has up to it; of more, `limit`."""
+    row = await db.row(
+        "SELECT count(*) FROM"
+        " (SELECT 1 FROM state_log WHERE line = ? AND seq <= ? LIMIT ?) AS counted",
+        place.line, place.seq, limit,
+    )  # fmt: skip
+    assert row is not None, "count always answers"
+    return int(row[0])
+
+
 async def line_head(db: Database, line: int) -> tuple[int, int]:
     """Return (head, depth) of a line."""
     row = await db.row("SELECT head, depth FROM state_line WHERE line = ?", line)
@@ -206,16 +237,19 @@ async def _events_of_line(db: Database, place: Point, keys: Collection[int]) -> 
     return {key: event for key, event in rows if event is not None}
 
 
-async def differing_keys(db: Database, one: Point, other: Point) -> set[int]:
-    """Return the keys whose event differs between two points of one room.
+async def differences(db: Database, one: Point, other: Point) -> dict[int, int]:
+    """Return the keys whose event differs between two points of one room, with that at `one`.
 
-    Reads only rows written since the points' common ancestor.
+    0 where it has none. Reads only rows written since the points' common ancestor.
     """
-    return {
-        key
-        for key in await touched_keys(db, one, other)
-        if await state_event_at(db, one, key) != await state_event_at(db, other, key)
-    }
+    touched = list(await touched_keys(db, one, other))
+    found: dict[int, int] = {}
+    for start in range(0, len(touched), 250):
+        keys = touched[start : start + 250]
+        here = await state_events_at(db, one, keys)
+        there = await state_events_at(db, other, keys)
+        found |= {key: here.get(key, REMOVED) for key in keys if here.get(key) != there.get(key)}
+    return found
 
 
 async def touched_keys(db: Database, one: Point, other: Point) -> set[int]:

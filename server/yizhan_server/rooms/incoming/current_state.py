@@ -36,7 +36,7 @@ async def changes_by_ends(
     if former:
         old = await merge(resolver, room, former)
         touched |= set(old.changes)
-        touched |= await stored_state.differing_keys(db, old.base, new.base)
+        touched |= (await stored_state.differences(db, old.base, new.base)).keys()
     else:
         touched |= set(await stored_state.full_state_at(db, new.base))
     after = PointState(db, keys, room.version, new)
