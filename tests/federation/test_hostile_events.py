@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
+from yizhan_server.protocol.canonical_json import encode_lenient
 from yizhan_server.protocol.identifiers import EventID
 from yizhan_testing.peer_in_room import PeerInRoom, joined
 
@@ -225,6 +227,28 @@ async def test_a_nul_character_spoils_no_other_event_of_its_transaction(
     assert answer.json == {"pdus": {quoted.event_id: {}, said.event_id: {}}}
     seen = (await everything(alice, room))[1]
     assert seen[:2] == [said.event_id, quoted.event_id]
+
+
+async def test_an_old_room_keeps_numbers_of_any_size_as_they_were_signed(
+    peer: Peer, homeserver: HomeserverInProcess, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="5")
+    guest = await joined(peer, homeserver, room)
+    numbers = {"up": 2**70, "down": -(2**63) - 1, "near": 2**63 - 1, "float": 1e22}
+    said = guest.event("m.room.message", {"body": "x", "numbers": numbers})
+    body = {
+        "origin": peer.name, "origin_server_ts": 1, "pdus": [said.raw], "edus": []
+    }  # fmt: skip
+    uri = "/_matrix/federation/v1/send/huge"
+    answer = await peer.asks(homeserver, "PUT", uri, body, body=encode_lenient(body))
+    assert answer.json == {"pdus": {said.event_id: {}}}
+    assert (await everything(alice, room))[1][0] == said.event_id
+    served = await peer.asks(
+        homeserver, "GET", f"/_matrix/federation/v1/event/{quote(said.event_id, safe='')}"
+    )
+    (raw,) = json.loads(served.content)["pdus"]
+    raw.pop("unsigned", None)
+    assert raw == said.raw
 
 
 async def test_a_fault_of_ours_over_one_thing_stops_nothing_else_of_the_transaction(

@@ -41,6 +41,7 @@ from yizhan_server.api.peer_authentication import PeerAuthentication
 from yizhan_server.api.services import Services
 from yizhan_server.api.suspension import is_open_to_suspended, user_suspended
 from yizhan_server.appservices.identities import AppserviceIdentities
+from yizhan_server.protocol.canonical_json import encode_any
 from yizhan_server.protocol.errors import BadJson, MatrixError, MissingToken, TooLarge
 from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName
 from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, VisibleEvent
@@ -527,7 +528,7 @@ class Wrapper:
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         if reply.stream is not None:
             return reply.stream
-        body = orjson.dumps(reply.body) if isinstance(reply.body, dict | list) else reply.body
+        body = encode_any(reply.body) if isinstance(reply.body, dict | list) else reply.body
         headers = {**JSON_HEADERS, **reply.headers}
         if self._compress and route.may_compress and body is not None:
             body, headers = await encoded(request, body, headers)

@@ -33,7 +33,7 @@ from yizhan_server.federation_client.errors import (
 )
 from yizhan_server.federation_client.events import EventRequests
 from yizhan_server.federation_client.peers import Peers
-from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.canonical_json import JsonObject, encode_any
 from yizhan_server.protocol.identifiers import ServerName, server_name_of
 from yizhan_server.storage import destinations as storage
 from yizhan_server.storage import followers as stored_followers
@@ -237,7 +237,7 @@ class Outbox:
         return taken
 
     def _body(self, pdus: Sequence[JsonObject], edus: Sequence[JsonObject]) -> bytes:
-        return orjson.dumps(
+        return encode_any(
             {
                 "origin": self._server_name,
                 "origin_server_ts": self._clock.now_ms(),

@@ -13,6 +13,7 @@ Spec: appendices, "Canonical JSON".
 """
 
 import json
+import re
 from typing import Any, NoReturn, TypeAlias
 
 import orjson
@@ -31,6 +32,9 @@ MAX_NESTING = 200
 _CANONICAL = (
     orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 )
+
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+"""Perhaps an integer beyond 64 bits, which orjson would read as a float."""
 
 
 class NotCanonical(BadJson):
@@ -127,6 +131,20 @@ def parse_exactly(data: bytes | str) -> JsonValue:
     except NotCanonical:
         raise NotJson from None
     return value
+
+
+def encode_any(value: JsonValue) -> bytes:
+    """Return JSON of `value`, whose integers may be of any size."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # What json cannot encode either is no JSON, and raises the same error.
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def parse_any(data: bytes) -> JsonValue:
+    """Return the value that JSON of `encode_any` spells."""
+    return json.loads(data) if _LONG_NUMBER.search(data) else orjson.loads(data)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from yizhan_database import Database, Pos, Row, Transaction, in_list
+from yizhan_server.protocol.canonical_json import encode_any, parse_any
 from yizhan_server.protocol.event import Pdu, redact_pdu, trust_pdu
 from yizhan_server.protocol.identifiers import EventID
 from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
@@ -86,18 +87,19 @@ def split_pdu(pdu: Pdu) -> tuple[bytes, bytes]:
         for key, value in raw.items()
         if key not in CLIENT_KEYS and key not in ("room_id", "event_id", "unsigned")
     }
-    return orjson.dumps(client), orjson.dumps(rest)
+    return encode_any(client), encode_any(rest)
 
 
 def join_pdu(client: bytes, rest: bytes, version: RoomVersion) -> Pdu:
     """Return the PDU that was stored in these two pieces; the opposite of `split_pdu`."""
-    raw = orjson.loads(client)
+    parse = orjson.loads if version.strict_canonical_json else parse_any
+    raw = parse(client)
     event_id = raw["event_id"]
     if version.event_id_format is not EventIdFormat.FIELD:
         del raw["event_id"]
     if version.room_id_is_create_hash and raw["type"] == "m.room.create":
         del raw["room_id"]
-    raw.update(orjson.loads(rest))
+    raw.update(parse(rest))
     return trust_pdu(raw, version, event_id)
 
 
