@@ -139,8 +139,10 @@ class ServerAccess:
     async def as_visible(self, of: RoomOfServer, events: Sequence[KnownPdu]) -> list[Pdu]:
         """Return the events, redacted where the server had nobody in the room to see them.
 
-        What everybody in the room may see of earlier times is shown, except if its sender asked
-        for erasure. State is never hidden: the server has it anyhow, and needs it to judge events.
+        What everybody in the room may see of earlier times is shown. Of those who asked for
+        erasure nothing is, "as much as possible": who was in the room has got it by now, as
+        others may have from there. State is never hidden: the server has it anyhow, and needs it
+        to judge events.
         """
         room = of.room
         number = await self._keys.find(("m.room.history_visibility", ""))
@@ -161,10 +163,14 @@ class ServerAccess:
                 and each.pos is not None
                 and (
                     each.pdu.sender in erased
-                    or _value_at(history, each.pos) not in (SHARED, WORLD_READABLE)
+                    or (
+                        _value_at(history, each.pos) not in (SHARED, WORLD_READABLE)
+                        and of.server
+                        not in await stored_servers.servers_at(
+                            self._db, room.nid, max(each.pos, 0) + 1
+                        )
+                    )
                 )
-                and of.server
-                not in await stored_servers.servers_at(self._db, room.nid, max(each.pos, 0) + 1)
             )
             visible.append(redact_pdu(each.pdu, room.version) if hidden else each.pdu)
         return visible
