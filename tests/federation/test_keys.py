@@ -165,9 +165,7 @@ async def test_a_peer_that_changed_its_key_is_believed_with_the_new_one_only(
         assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
         before = peer.key
         peer.rotates(clock.now_ms())
-        # Within the minute after an answer nothing is asked again.
-        assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
-        clock.ahead_ms += 61_000
+        peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
         assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
         peer.key, after = before, peer.key
         assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
@@ -178,6 +176,28 @@ async def test_a_peer_that_changed_its_key_is_believed_with_the_new_one_only(
         peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
         assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
         assert peer.count(KEYS) == count + 1
+
+
+async def test_a_server_is_asked_a_few_times_in_a_row_and_then_once_a_minute(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    clock = SteppingClock()
+    settings = settings_for(tmp_path, **federating(authority, peer))
+    async with (
+        opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
+        served(settings, db, clock) as homeserver,
+    ):
+        published = peer.published()
+        peer.answers["GET", KEYS] = published
+        peer.key = SigningKey.generate("unpublished")
+        for _ in range(15):
+            assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+        assert peer.count(KEYS) == 10
+        for _ in range(2):
+            clock.ahead_ms += 61_000
+            for _ in range(3):
+                assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+        assert peer.count(KEYS) == 12
 
 
 # endregion
@@ -309,6 +329,47 @@ async def test_a_notary_tells_what_it_has_of_a_server_that_is_gone(
         (after,) = await query(homeserver, {peer.name: {}})
         assert after["valid_until_ts"] == before["valid_until_ts"]
         assert peer.count(KEYS) == 2
+
+
+async def test_a_notary_goes_on_vouching_for_a_key_that_its_server_has_dropped(
+    homeserver: HomeserverInProcess, peer: Peer
+) -> None:
+    dropped = peer.key.key_id
+    (before,) = await query(homeserver, {peer.name: {dropped: {}}})
+    peer.key = SigningKey.generate("p2")
+    far = {"minimum_valid_until_ts": before["valid_until_ts"] + 1}
+    (now,) = await query(homeserver, {peer.name: {peer.key.key_id: far}})
+    assert set(now["verify_keys"]) == {peer.key.key_id}
+
+    kept, last = await query(homeserver, {peer.name: {dropped: {}}})
+    assert (kept["verify_keys"], kept["valid_until_ts"]) == (
+        before["verify_keys"], before["valid_until_ts"]
+    )  # fmt: skip
+    assert last == now
+    verify_signed_json(kept, homeserver.server_name, own_keys(await get(homeserver, KEYS)))
+    path = f"{QUERY}/{quote(peer.name)}/{quote(dropped)}"
+    assert (await get(homeserver, path))["server_keys"] == [kept, last]
+
+
+async def test_a_notary_asks_anew_for_whom_what_it_has_is_not_enough(
+    homeserver: HomeserverInProcess, peer: Peer
+) -> None:
+    expired = peer.published(now_ms=SystemClock().now_ms() - 25 * HOUR_MS)
+    peer.answers["GET", KEYS] = expired
+    later = {"minimum_valid_until_ts": expired["valid_until_ts"] + 1}
+    for count in (1, 2):
+        (found,) = await query(homeserver, {peer.name: {peer.key.key_id: later}})
+        assert found["valid_until_ts"] == expired["valid_until_ts"]
+        assert peer.count(KEYS) == count
+
+    async def refuses(_: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({}, status=400)
+
+    peer.answers["GET", KEYS] = refuses
+    for count in (3, 4):
+        (found,) = await query(homeserver, {peer.name: {peer.key.key_id: later}})
+        assert found["valid_until_ts"] == expired["valid_until_ts"]
+        assert peer.count(KEYS) == count
 
 
 async def test_a_notary_is_not_asked_for_everything_at_once(

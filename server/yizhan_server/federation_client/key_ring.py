@@ -3,7 +3,7 @@
 A key is fetched from the server itself and, where that fails, from the notaries that the
 administrator named. Whoever asks for a key that is already on its way waits for it; a server that
 did not give one is left alone for a while. What a stranger can cause so is bounded: one request
-per server and minute, and so many servers at once.
+per server and minute, after a few in a row, and so many servers at once.
 
 Spec: server-server API, "Retrieving server keys", "Validating hashes and signatures on received
 events"; room version 5, "Signing key validity period".
@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from yizhan_server.federation_client.errors import RemoteFailure
+from yizhan_server.federation_client.errors import RemoteFailure, RemoteRefused
 from yizhan_server.federation_client.event_signatures import (
     Claim,
     check_claims,
     claimed_key_ids,
     read_claims,
 )
+from yizhan_server.federation_client.key_attempts import Attempts
 from yizhan_server.federation_client.known_keys import Keys, KnownKeys, load_answer
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.identifiers import ServerName
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from yizhan_database import Database
     from yizhan_server.clock import Clock
     from yizhan_server.protocol.room_version import RoomVersion
+    from yizhan_server.storage.server_keys import StoredAnswer
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +56,6 @@ FETCH_SECONDS = 20
 """For one answer: requests and events wait for it."""
 MAX_FETCHES = 200
 """Servers asked at the same time."""
-AFTER_ANSWER_MS = 60_000
-FIRST_DELAY_MS = 30_000
-LONGEST_DELAY_MS = 600_000
-MAX_REMEMBERED_ATTEMPTS = 10_000
 THREADS = 2
 PORTION = 50
 """Events checked by a thread at a time. A few are checked where they are asked for: the way to a
@@ -208,23 +206,39 @@ class KeyRing:
     # region fetching
 
     async def find_published(
-        self, server: ServerName, minimum_valid_until_ms: int
-    ) -> JsonObject | None:
+        self, server: ServerName, key_ids: Collection[str], minimum_valid_until_ms: int | None
+    ) -> list[JsonObject]:
         """Return what `server` last published, asked anew when half of its time is over.
 
-        Also when it is not valid until `minimum_valid_until_ms`. None if it could never be asked.
+        With `minimum_valid_until_ms` when it is not valid until then; and when it says nothing of
+        one of `key_ids`. Before it comes what the server published while it listed those of them
+        that it has dropped. Empty if it could never be asked.
         """
-        now_ms = self._clock.now_ms()
         if server == self._own.server_name:
-            return self._own.publish(now_ms)
-        stored = await self._known.find_answer(server)
-        if stored is None or (
-            stored.valid_until_ms < minimum_valid_until_ms
-            or 2 * now_ms > stored.fetched_ms + stored.valid_until_ms
-        ):
+            return [self._own.publish(self._clock.now_ms())]
+        found = await self._published(server, key_ids)
+        if not self._is_enough(found, key_ids, minimum_valid_until_ms):
             await self._fetch_once(server, [])
-            stored = await self._known.find_answer(server)
-        return None if stored is None else load_answer(stored)
+            found = await self._published(server, key_ids)
+        return [] if found is None else [*found.dropped, found.last]
+
+    async def _published(self, server: ServerName, key_ids: Collection[str]) -> _Published | None:
+        stored = await self._known.find_answer(server)
+        if stored is None:
+            return None
+        last = load_answer(stored)
+        gone = set(key_ids) - _listed(last)
+        return _Published(stored, last, await self._known.find_dropped(server, gone))
+
+    def _is_enough(
+        self, found: _Published | None, key_ids: Collection[str], until_ms: int | None
+    ) -> bool:
+        """Whether what is known of a server need not be asked for again."""
+        if found is None or set(key_ids) - _listed(found.last, *found.dropped):
+            return False
+        if until_ms is not None:
+            return found.stored.valid_until_ms >= until_ms
+        return 2 * self._clock.now_ms() <= found.stored.fetched_ms + found.stored.valid_until_ms
 
     async def _keys_of(self, server: ServerName, wants: Collection[Want]) -> Keys:
         """Return the keys of `server`, fetched if any of `wants` is not met by what is known."""
@@ -267,13 +281,14 @@ class KeyRing:
             del self._fetches[server]
 
     async def _ask_itself(self, server: ServerName) -> bool:
+        """Ask a server for its keys; whether it is there."""
         try:
             async with asyncio.timeout(FETCH_SECONDS):
                 answer = await self._source.server_keys(server)
             await self._known.learn(server, answer, self._clock.now_ms(), from_itself=True)
         except (RemoteFailure, InvalidServerKeys, TimeoutError) as error:
             log.info("no keys from server", extra={"server": server, "reason": str(error)})
-            return False
+            return isinstance(error, RemoteRefused)
         return True
 
     async def _ask_notary(
@@ -305,25 +320,23 @@ class KeyRing:
     # endregion
 
 
-class Attempts:
-    """When each server may be asked again; of the last so many servers that were."""
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """What a server published last, and before."""
 
-    def __init__(self) -> None:
-        self._servers: OrderedDict[ServerName, tuple[int, int]] = OrderedDict()
+    stored: StoredAnswer
+    last: JsonObject
+    dropped: list[JsonObject]
 
-    def may_ask(self, server: ServerName, now_ms: int) -> bool:
-        """Tell whether enough time has passed since the server was last asked."""
-        not_before_ms, _ = self._servers.get(server, (0, 0))
-        return now_ms >= not_before_ms
 
-    def note(self, server: ServerName, now_ms: int, *, answered: bool) -> None:
-        """Remember that the server was asked: a minute's pause, or a growing one after failures."""
-        _, delay_ms = self._servers.get(server, (0, 0))
-        delay_ms = 0 if answered else min(max(FIRST_DELAY_MS, 2 * delay_ms), LONGEST_DELAY_MS)
-        self._servers[server] = (now_ms + (delay_ms or AFTER_ANSWER_MS), delay_ms)
-        self._servers.move_to_end(server)
-        if len(self._servers) > MAX_REMEMBERED_ATTEMPTS:
-            self._servers.popitem(last=False)
+def _listed(*answers: JsonObject) -> set[str]:
+    """Return the IDs of all keys that these answers name."""
+    return {
+        key_id
+        for answer in answers
+        for part in ("verify_keys", "old_verify_keys")
+        for key_id in answer.get(part, ())
+    }
 
 
 def _wants_of(claims: Iterable[Claim | None]) -> dict[ServerName, list[Want]]:

@@ -9,7 +9,7 @@ Spec: server-server API, "Retrieving server keys".
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,11 @@ class KnownKeys:
         """Return what a server last published."""
         return await storage.find_answer(self._db, server)
 
+    async def find_dropped(self, server: ServerName, key_ids: Collection[str]) -> list[JsonObject]:
+        """Return what a server published while it listed those of the keys that it has dropped."""
+        kept = await storage.find_kept_answers(self._db, server, key_ids) if key_ids else []
+        return [orjson.loads(answer) for answer in kept]
+
     async def learn(
         self, server: ServerName, answer: object, now_ms: int, *, from_itself: bool
     ) -> None:
@@ -87,7 +92,12 @@ class KnownKeys:
         )
         if dropped := before.keys() - kept.keys():
             storage.delete_keys(tx, server, dropped)
-        if from_itself or await self.find_answer(server) is None:
+        last = await self.find_answer(server)
+        if from_itself and last is not None and (gone := before.keys() - found.keys()):
+            named = orjson.loads(last.answer)["verify_keys"].keys()
+            if gone & named:
+                storage.keep_answer(tx, server, gone & named, last.answer)
+        if from_itself or last is None:
             storage.upsert_answer(tx, server, StoredAnswer(stored_answer, now_ms, valid_until_ms))
         tx.after_commit(lambda _: self._remember(server, kept))
         if tx.operations:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from yizhan_server.protocol.errors import InvalidParam
@@ -26,6 +27,15 @@ MAX_SERVERS = 100
 """In one question."""
 
 
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """What is wanted of a server's keys."""
+
+    key_ids: frozenset[str] = frozenset()
+    until_ms: int | None = None
+    """Until when they should be valid (milliseconds; None: now, and for some time)."""
+
+
 class Notary:
     """Hands on the keys of servers."""
 
@@ -39,19 +49,18 @@ class Notary:
         """Return this server's own keys."""
         return self._own.publish(self._clock.now_ms())
 
-    async def find(self, wanted: Mapping[ServerName, int | None]) -> list[JsonObject]:
+    async def find(self, wanted: Mapping[ServerName, Criteria]) -> list[JsonObject]:
         """Return what each of these servers last published, those left out that never did.
 
-        `wanted` says until when the keys should be valid (milliseconds; None: now).
+        Also what it published before of keys that are asked for and that it has dropped.
         """
         if len(wanted) > MAX_SERVERS:
             raise InvalidParam(f"At most {MAX_SERVERS} servers are asked for at once")
-        now_ms = self._clock.now_ms()
         found = await asyncio.gather(
             *(
-                self._keys.find_published(server, now_ms if until_ms is None else until_ms)
-                for server, until_ms in wanted.items()
+                self._keys.find_published(server, each.key_ids, each.until_ms)
+                for server, each in wanted.items()
                 if server == self._own.server_name or self._peers.is_allowed(server)
             )
         )
-        return [self._own.sign(answer) for answer in found if answer is not None]
+        return [self._own.sign(answer) for answers in found for answer in answers]

@@ -56,6 +56,31 @@ def delete_keys(tx: Transaction, server_name: str, key_ids: Collection[str]) -> 
     )
 
 
+def keep_answer(tx: Transaction, server_name: str, key_ids: Collection[str], answer: bytes) -> None:
+    """Keep what a server published while it listed these keys, if nothing older is kept."""
+    tx.execute(
+        *in_list(
+            "UPDATE server_key SET answer = ?"
+            " WHERE server_name = ? AND answer IS NULL AND key_id IN (??)",
+            answer, server_name, key_ids,
+        )
+    )  # fmt: skip
+
+
+async def find_kept_answers(
+    db: Database, server_name: str, key_ids: Collection[str]
+) -> list[bytes]:
+    """Return what is kept of what a server published while it listed these keys."""
+    rows = await db.rows(
+        *in_list(
+            "SELECT DISTINCT answer FROM server_key"
+            " WHERE server_name = ? AND answer IS NOT NULL AND key_id IN (??)",
+            server_name, key_ids,
+        )
+    )  # fmt: skip
+    return [answer for (answer,) in rows]
+
+
 async def find_answer(db: Database, server_name: str) -> StoredAnswer | None:
     """Return what a server last published."""
     row = await db.row(

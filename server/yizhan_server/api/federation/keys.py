@@ -8,12 +8,13 @@ from __future__ import annotations
 import msgspec
 
 from yizhan_server.api.routing import PEER_LIMIT, Auth, Call, JsonObject, Routes
+from yizhan_server.federation_client.notary import Criteria
 from yizhan_server.protocol.identifiers import parse_server_name
 
 routes = Routes("/_matrix/key", auth=Auth.NONE)
 
 
-class Criteria(msgspec.Struct):
+class OfKey(msgspec.Struct):
     """What is wanted of one key."""
 
     minimum_valid_until_ts: int | None = None
@@ -22,7 +23,7 @@ class Criteria(msgspec.Struct):
 class KeyQuery(msgspec.Struct):
     """POST /v2/query: by server and key ID."""
 
-    server_keys: dict[str, dict[str, Criteria]]
+    server_keys: dict[str, dict[str, OfKey]]
 
 
 @routes.get("/v2/server", limit=PEER_LIMIT, also=("/v2/server/{key_id}",))
@@ -37,7 +38,9 @@ async def query_keys_of_one(call: Call[None]) -> JsonObject:
     server = parse_server_name(call.path["server_name"])
     minimum = call.query("minimum_valid_until_ts")
     until_ms = None if minimum is None else call.query_int("minimum_valid_until_ts", 0)
-    return {"server_keys": await call.services.notary.find({server: until_ms})}
+    key_ids = frozenset([call.path["key_id"]] if "key_id" in call.path else ())
+    found = await call.services.notary.find({server: Criteria(key_ids, until_ms)})
+    return {"server_keys": found}
 
 
 @routes.post("/v2/query", body=KeyQuery, limit=PEER_LIMIT)
@@ -50,5 +53,5 @@ async def query_keys(call: Call[KeyQuery]) -> JsonObject:
             for criteria in keys.values()
             if criteria.minimum_valid_until_ts is not None
         ]
-        wanted[parse_server_name(name)] = max(times, default=None)
+        wanted[parse_server_name(name)] = Criteria(frozenset(keys), max(times, default=None))
     return {"server_keys": await call.services.notary.find(wanted)}
