@@ -17,14 +17,10 @@ from yizhan_config.tasks import Background
 from yizhan_testing.homeserver import Person, Refused
 from yizhan_testing.replica import Replica, all_messages
 from yizhan_testing.simulation.acts import Acts, path_of, server_of
-from yizhan_testing.simulation.agreement import (
-    Disagreement,
-    check_agreement,
-    check_answers,
-    residents,
-)
+from yizhan_testing.simulation.agreement import check_agreement, check_answers
 from yizhan_testing.simulation.network import Network, serving
 from yizhan_testing.simulation.town import NAMES, Server, Town
+from yizhan_testing.simulation.views import Disagreement, residents
 from yizhan_testing.simulation.virtual_time import VirtualClock
 
 HANDS = 4
