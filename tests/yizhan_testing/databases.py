@@ -137,8 +137,16 @@ class EmbeddedPostgres:
             await self._execute("DELETE FROM yizhan_meta WHERE key = 'epoch'", template)
             self._templates[key] = template
         name = f"test_{os.getpid()}_{next(self._numbers)}"
-        await self._execute(f"CREATE DATABASE {name} TEMPLATE {self._templates[key]}")
+        return await self.copy(self._templates[key], name)
+
+    async def copy(self, template: str, name: str) -> str:
+        """Make a copy of a database to which nobody is connected, and return its URL."""
+        await self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
+
+    async def drop(self, name: str) -> None:
+        """Remove a database to which nobody is connected."""
+        await self._execute(f"DROP DATABASE {name}")
 
     def start(self) -> None:
         """Start the server and wait until it answers."""

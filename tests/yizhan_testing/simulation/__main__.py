@@ -15,7 +15,8 @@ import traceback
 from pathlib import Path
 from random import Random
 
-from yizhan_testing.simulation import inline_writer
+from yizhan_testing.databases import embedded_postgres
+from yizhan_testing.simulation import inline_writer, orderly_postgresql
 from yizhan_testing.simulation.faults import FAULTS
 from yizhan_testing.simulation.simulation import Simulation
 from yizhan_testing.simulation.town import Town
@@ -62,6 +63,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1, help="how many seeds")
     parser.add_argument("--acts", type=int, default=50, help="acts in each")
     parser.add_argument("--fault", choices=FAULTS, help="a fault that the first server gets")
+    parser.add_argument("--postgresql", action="store_true", help="in place of SQLite")
     parser.add_argument("--verbose", action="store_true")
     wish = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
@@ -76,7 +78,11 @@ def main() -> int:
     # The kernel's memory, where syncing costs nothing.
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
-        town = Town(Path(folder))
+        postgres = None
+        if wish.postgresql:
+            postgres = embedded_postgres()
+            orderly_postgresql.install()
+        town = Town(Path(folder), postgres)
         # On a loop of its own, so that the first seed begins when all others begin.
         loop = VirtualLoop()
         clock = VirtualClock(loop)
@@ -96,6 +102,7 @@ def main() -> int:
                 failed.append(seed)
                 traceback.print_exc()
                 fault = f" --fault {wish.fault}" if wish.fault else ""
+                fault += " --postgresql" if wish.postgresql else ""
                 _say(
                     f"seed {seed} FAILED; again: PYTHONHASHSEED=0 {sys.executable} -m"
                     f" yizhan_testing.simulation --seed {seed} --acts {wish.acts}{fault}"

@@ -37,8 +37,7 @@ class InlineWriter(sqlite_writer.Writer):
     def enqueue(self, job: Job) -> None:
         """See Writer."""
         if self._is_frozen:
-            job.fail(DatabaseUnavailable("the process was killed"))
-            job.answer()
+            _refuse(job)
             return
         self._waiting.append(job)
         if self._due is None:
@@ -67,11 +66,18 @@ class InlineWriter(sqlite_writer.Writer):
 
 
 def freeze(db: Database) -> None:
-    """Have nothing become durable any more, for those who have been told that it is, it stays."""
-    assert isinstance(db, sqlite.SqliteDatabase)
-    writer = db._writer
-    assert isinstance(writer, InlineWriter)
-    writer.freeze()
+    """Have nothing become durable any more but what is just being committed."""
+    writer: Any = db._writer  # type: ignore[attr-defined] # whichever it is
+    if isinstance(writer, InlineWriter):
+        writer.freeze()
+    else:
+        writer._queue.clear()
+        writer.enqueue = _refuse
+
+
+def _refuse(job: Job) -> None:
+    job.fail(DatabaseUnavailable("the process was killed"))
+    job.answer()
 
 
 def install(random: Random) -> None:

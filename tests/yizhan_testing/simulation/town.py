@@ -21,8 +21,9 @@ import aiohttp
 from yizhan_config.settings import Settings
 from yizhan_database import Database, open_database
 from yizhan_server.app import MIGRATIONS, assembled
+from yizhan_testing.databases import EmbeddedPostgres
 from yizhan_testing.homeserver import HomeserverInProcess, Person, settings_for
-from yizhan_testing.simulation import inline_writer
+from yizhan_testing.simulation.inline_writer import freeze
 from yizhan_testing.simulation.network import ClientLine, Network, serving
 from yizhan_testing.simulation.virtual_time import VirtualClock
 
@@ -39,6 +40,7 @@ class Server:
     def __init__(
         self,
         settings: Settings,
+        url: str,
         network: Network,
         clock: VirtualClock,
         restless: Random | None = None,
@@ -46,6 +48,7 @@ class Server:
         self.server_name = settings.server_name
         self.people: list[Person] = []
         self._settings = settings
+        self._url = url
         self._network = network
         self._clock = clock
         self._restless = restless
@@ -71,8 +74,7 @@ class Server:
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         serving.set(self.server_name)
-        url = f"sqlite://{self._settings.data / 'test.db'}"
-        self._db = await open_database(url, MIGRATIONS, restless=self._restless)
+        self._db = await open_database(self._url, MIGRATIONS, restless=self._restless)
         self._ended.clear()
         try:
             async with assembled(self._settings, self._db, self._clock) as parts:
@@ -100,7 +102,7 @@ class Server:
         if self._running is None:
             return
         if by_force:
-            inline_writer.freeze(self.db)
+            freeze(self.db)
         else:
             self.homeserver.parts.stream.close()
         await self._network.disconnect(self.server_name, patience_s=0 if by_force else 10)
@@ -110,16 +112,19 @@ class Server:
 
 
 class Town:
-    """Keeps databases with accounts in them in `folder`."""
+    """Keeps databases with accounts in them: in `folder`, or in a PostgreSQL server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, postgres: EmbeddedPostgres | None = None) -> None:
         self._folder = folder
+        self._postgres = postgres
         self._people: dict[str, list[Person]] = {}
 
     async def build(self, clock: VirtualClock) -> None:
         """Make the accounts."""
         for name in NAMES:
-            server = Server(_settings(self._folder / "template", name), Network(Random(0)), clock)
+            settings = _settings(self._folder / "template", name)
+            url = await self._url(settings, "town", "template1")
+            server = Server(settings, url, Network(Random(0)), clock)
             await server.start()
             self._people[name] = [await server.homeserver.person(each) for each in PEOPLE]
             await server.end()
@@ -134,8 +139,9 @@ class Town:
         servers = []
         try:
             for name in NAMES:
-                restless = Random(f"{seed} {name}")
-                server = Server(_settings(folder, name), network, clock, restless)
+                settings = _settings(folder, name)
+                url = await self._url(settings, f"seed{seed}", "town")
+                server = Server(settings, url, network, clock, Random(f"{seed} {name}"))
                 await server.start()
                 server.people = [replace(each, http=server.http) for each in self._people[name]]
                 servers.append(server)
@@ -143,7 +149,22 @@ class Town:
         finally:
             for server in servers:
                 await server.end()
+                if self._postgres is not None:
+                    await self._postgres.drop(_database(f"seed{seed}", server.server_name))
             shutil.rmtree(folder)
+
+    async def _url(self, settings: Settings, which: str, template: str) -> str:
+        """Return the URL of a server's database."""
+        if self._postgres is None:
+            return f"sqlite://{settings.data / 'test.db'}"
+        if template == "town":
+            template = _database(template, settings.server_name)
+        return await self._postgres.copy(template, _database(which, settings.server_name))
+
+
+def _database(which: str, server_name: str) -> str:
+    number = server_name.partition(":")[0].rpartition(".")[2]
+    return f"{which}_{number}"
 
 
 def _settings(folder: Path, name: str) -> Settings:

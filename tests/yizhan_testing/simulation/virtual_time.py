@@ -14,25 +14,37 @@ START_MS = 1_800_000_000_000
 """What the servers take for now when a simulation begins."""
 
 
+OUTSIDE_WITHIN_S = 60.0
+"""Of real time: a database that does not answer until then waits for something that never comes."""
+
+
 class Deadlock(Exception):
     """Nothing is to be done, and nothing ever will be."""
 
 
 class _PatientSelector(selectors.SelectSelector):
-    """Reports what is ready, and lets time pass where a real one would wait."""
+    """Lets time pass where a real one would wait, except for answers from outside."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
+        self.answers_awaited = 0
 
     @override
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if not ready:
-            if timeout is None:
+        if timeout is not None and timeout <= 0:
+            # Whatever has come from outside is looked at when nothing else is to be done: how
+            # long it took makes no difference then.
+            return []
+        if self.answers_awaited:
+            ready = super().select(OUTSIDE_WITHIN_S)
+            if not ready:
                 raise Deadlock
-            self.now_s += timeout
-        return ready
+            return ready
+        if timeout is None:
+            raise Deadlock
+        self.now_s += timeout
+        return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -41,11 +53,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._patient = _PatientSelector()
         super().__init__(self._patient)
+        self.turn = asyncio.Lock()
+        """Of whoever asks something outside: one at a time."""
 
     @override
     def time(self) -> float:
         """Seconds since the loop was made."""
         return self._patient.now_s
+
+    @property
+    def answers_awaited(self) -> int:
+        """How many answers are awaited from outside, for which no time passes."""
+        return self._patient.answers_awaited
+
+    @answers_awaited.setter
+    def answers_awaited(self, count: int) -> None:
+        self._patient.answers_awaited = count
 
     @override
     def run_in_executor(  # type: ignore[override]
