@@ -291,8 +291,9 @@ def build(
     appservice_queries = AppserviceQueries(appservices, appservice_calls)
     push_evaluation = PushEvaluation(personal.push_rules, personal.ignoring, server_name)
     writing = assemble_writing(
-        db, stream, clock, rooms, keys, numbers, push_evaluation, server_name, signing_key
-    )
+        db, stream, clock, rooms, keys, numbers, push_evaluation, federation_client.rooms,
+        server_name, signing_key,
+    )  # fmt: skip
     writer = writing.writer
     shared_rooms = assemble_shared_rooms(
         db, stream, clock, rooms, keys, numbers, writing, background, push=push_evaluation,

@@ -25,7 +25,9 @@ from yizhan_server.rooms.incoming.history import History
 from yizhan_server.rooms.incoming.outliers import Outliers
 from yizhan_server.rooms.incoming.placing import Placing
 from yizhan_server.rooms.incoming.reception import Reception
+from yizhan_server.rooms.incoming.recommendation import Recommendation
 from yizhan_server.rooms.incoming.verification import SignatureChecks, Verification
+from yizhan_server.rooms.policy_servers import PolicyServers
 from yizhan_server.rooms.recording import Recorder
 from yizhan_server.rooms.server_access import ServerAccess
 from yizhan_server.rooms.serving_events import ServingEvents
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from yizhan_server.ephemeral.typing import Typing
     from yizhan_server.federation.transactions import EduReceiver, StateFollower
     from yizhan_server.federation_client.client import FederationClient
+    from yizhan_server.federation_client.rooms import RoomRequests
     from yizhan_server.protocol.identifiers import ServerName
     from yizhan_server.protocol.signing import SigningKey
     from yizhan_server.rooms.push_evaluation import PushEvaluation
@@ -60,6 +63,8 @@ class Writing:
 
     resolver: StateResolver
     recorder: Recorder
+    placing: Placing
+    policies: PolicyServers
     writer: EventWriter
 
 
@@ -71,17 +76,19 @@ def assemble_writing(
     keys: StateKeys,
     numbers: Numbers,
     push: PushEvaluation,
+    requests: RoomRequests,
     server_name: ServerName,
     signing_key: SigningKey,
 ) -> Writing:
     """Build these services."""
     resolver = StateResolver(db, keys)
     recorder = Recorder(db, stream, keys, numbers, push, resolver)
-    return Writing(
-        resolver,
-        recorder,
-        EventWriter(db, clock, rooms, keys, numbers, recorder, server_name, signing_key),
+    policies = PolicyServers(db, clock, requests)
+    placing = Placing(db, keys, numbers, recorder, resolver, policies)
+    writer = EventWriter(
+        db, clock, rooms, keys, numbers, recorder, placing, policies, server_name, signing_key
     )
+    return Writing(resolver, recorder, placing, policies, writer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +124,14 @@ def assemble_shared_rooms(
 ) -> SharedRoomServices:
     """Build these services."""
     recorder, resolver, writer = writing.recorder, writing.resolver, writing.writer
+    placing, policies = writing.placing, writing.policies
     access = ServerAccess(db, rooms, keys, server_name)
     serving = ServingEvents(db, access, AuthChains(db))
     verification = Verification(signatures)
     outliers = Outliers(db, numbers)
     history = History(db, keys, numbers)
     gaps = Gaps(db, client.events, verification, outliers, history)
-    placing = Placing(db, keys, numbers, recorder, resolver)
-    reception = Reception(clock, access, verification, gaps, placing)
+    reception = Reception(clock, access, verification, gaps, placing, Recommendation(policies))
     adoption = Adoption(db, rooms, keys, numbers, recorder, resolver)
     out_of_band = OutOfBand(db, stream, numbers, push)
     joining = Joining(
@@ -132,11 +139,11 @@ def assemble_shared_rooms(
         server_name, signing_key,
     )  # fmt: skip
     inviting = Inviting(
-        client.rooms, rooms, access, writer, placing, verification, adoption, out_of_band,
+        client.rooms, rooms, access, writer, placing, policies, verification, adoption, out_of_band,
         server_name, signing_key,
     )  # fmt: skip
     residing = Residing(
-        rooms, access, writer, verification, reception, serving, server_name, signing_key
+        rooms, access, writer, verification, reception, policies, serving, server_name, signing_key
     )
     handshakes = Handshakes(
         rooms, access, client.peers, joining, inviting, out_of_band, server_name

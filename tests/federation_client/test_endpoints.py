@@ -136,7 +136,7 @@ CASES: list[tuple[str, str, Any, Call, Any, Any]] = [
     ),
     (
         "POST", "/_matrix/policy/v1/sign", PDU,
-        lambda c: c.rooms.policy_signature(A, PDU),
+        lambda c: c.rooms.policy_signature(A, PDU, timeout_seconds=5),
         {"a.test": {"ed25519:policy_server": "s"}}, {"a.test": {"ed25519:policy_server": "s"}},
     ),
     (

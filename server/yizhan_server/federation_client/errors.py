@@ -54,6 +54,15 @@ class RemoteRefused(RemoteFailure):
             return False
         return self.errcode == "M_UNRECOGNIZED" or "errcode" not in self.body
 
+    @property
+    def is_safe_to_tell(self) -> bool:
+        """Whether a client would not take it as said of its session or account."""
+        return (
+            self.status not in (401, 407)
+            and self.errcode not in _OF_ONES_OWN_SERVER
+            and _ERRCODE.fullmatch(self.errcode) is not None
+        )
+
 
 _OF_ONES_OWN_SERVER = frozenset(
     (
@@ -70,6 +79,9 @@ _OF_ONES_OWN_SERVER = frozenset(
 
 _ERRCODE = re.compile(r"[A-Z][A-Z0-9_.]{2,99}")
 
+LONGEST_WAIT_MS = 3_600_000
+"""What another server may have a client wait at most."""
+
 
 def told_to_client(failure: RemoteFailure) -> MatrixError:
     """Return what a client is told whose call another server had to answer.
@@ -81,13 +93,11 @@ def told_to_client(failure: RemoteFailure) -> MatrixError:
         return Forbidden("Federation with this server is closed")
     if not isinstance(failure, RemoteRefused):
         return MatrixError(502, "M_UNKNOWN", "The other server could not be reached")
-    if (
-        failure.status in (401, 407)
-        or failure.errcode in _OF_ONES_OWN_SERVER
-        or _ERRCODE.fullmatch(failure.errcode) is None
-    ):
+    if not failure.is_safe_to_tell:
         return MatrixError(502, "M_UNKNOWN", "The other server refused")
     status = failure.status if 400 <= failure.status < 500 else 502
-    version = failure.body.get("room_version")
-    fields = {"room_version": version} if isinstance(version, str) else {}
+    version, wait_ms = failure.body.get("room_version"), failure.body.get("retry_after_ms")
+    fields: JsonObject = {"room_version": version} if isinstance(version, str) else {}
+    if failure.errcode == "M_LIMIT_EXCEEDED" and type(wait_ms) is int:
+        fields["retry_after_ms"] = min(max(wait_ms, 0), LONGEST_WAIT_MS)
     return MatrixError(status, failure.errcode, failure.error[:500], **fields)

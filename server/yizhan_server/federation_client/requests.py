@@ -64,6 +64,8 @@ class Question:
     signed: bool = True
     urgent: bool = False
     """Whether a server is asked even while it is left alone: somebody is waiting for this."""
+    may_be_own: bool = False
+    """Whether it may go to another program that has the name of this server."""
     timeout_seconds: float | None = None
     max_bytes: int = MAX_ANSWER_BYTES
 
@@ -117,7 +119,8 @@ class Requests:
 
         Raises the four kinds of RemoteFailure.
         """
-        self._peers.check(server)
+        if not (question.may_be_own and server == self._own):
+            self._peers.check(server)
         if not question.urgent:
             self._destinations.check(server)
         async with AsyncExitStack() as stack:
@@ -161,7 +164,7 @@ class Requests:
 
     def session_to(self, server: ServerName) -> OutboundSession:
         """Return the pool through which `server`, and what it points to, may be reached."""
-        listed = self._peers.is_listed(server)
+        listed = self._peers.is_listed(server) or server == self._own
         return self._connections.to_listed if listed else self._connections.to_others
 
     @asynccontextmanager

@@ -28,6 +28,8 @@ from yizhan_server.federation_client.requests import Question, Requests, body_of
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, UserID
 
+MAX_SIGNATURES_BYTES = 64 * 1024
+
 _V1 = "/_matrix/federation/v1"
 _V2 = "/_matrix/federation/v2"
 
@@ -178,9 +180,22 @@ class RoomRequests:
         path = path_of(f"{_V1}/exchange_third_party_invite", room_id)
         await self._requests.ask(server, self._put(path, event))
 
-    async def policy_signature(self, server: ServerName, event: JsonObject) -> JsonObject:
-        """Have the room's policy server sign an event; returns `signatures` of that server."""
-        question = Question("POST", "/_matrix/policy/v1/sign", body=body_of(event), urgent=True)
+    async def policy_signature(
+        self, server: ServerName, event: JsonObject, *, timeout_seconds: float
+    ) -> JsonObject:
+        """Have the room's policy server sign an event; returns `signatures` of that server.
+
+        It may have the name of this one.
+        """
+        question = Question(
+            "POST",
+            "/_matrix/policy/v1/sign",
+            body=body_of(event),
+            urgent=True,
+            may_be_own=True,
+            timeout_seconds=timeout_seconds,
+            max_bytes=MAX_SIGNATURES_BYTES,
+        )
         return parse_object(server, await self._requests.ask(server, question))
 
     async def _template(

@@ -7,5 +7,5 @@ own numbered lists.
 
 Reading order: `identifiers`, `canonical_json`, `room_version`, `redaction`, `hashes`, `signing`,
 `request_signing`, `server_keys`, `event`, `auth_events`, `power_levels`, `auth_rules`,
-`state_resolution`, `visibility`, `server_acl`, `push_rules`, `stream_token`.
+`state_resolution`, `visibility`, `server_acl`, `policy_server`, `push_rules`, `stream_token`.
 """

@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import defaultdict
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -132,24 +134,46 @@ class DelayedEvents:
         await self._send(await self._get(delay_id))
 
     async def run(self) -> None:
-        """Send what is due; in the background."""
-        while True:
-            self._changed.clear()
-            now_ms = self._clock.now_ms()
-            due = await storage.find_due(self._db, now_ms, BATCH)
-            for delayed in due:
+        """Send what is due; in the background.
+
+        Each room by itself: one whose policy server takes its time holds up no other.
+        """
+        busy: dict[str, int] = {}
+        """Rooms in which something is being sent, and how much."""
+        async with asyncio.TaskGroup() as rooms:
+            while True:
+                self._changed.clear()
+                now_ms = self._clock.now_ms()
+                limit = BATCH + sum(busy.values())
+                due: dict[str, list[DelayedEvent]] = defaultdict(list)
+                for delayed in await storage.find_due(self._db, now_ms, limit):
+                    if delayed.room_id not in busy:
+                        due[delayed.room_id].append(delayed)
+                for room_id, events in due.items():
+                    busy[room_id] = len(events)
+                    rooms.create_task(self._send_of_room(room_id, events, busy))
+                if not due:
+                    await self._sleep(now_ms)
+
+    async def _sleep(self, now_ms: int) -> None:
+        """Wait until something changes, or more is due than at `now_ms`."""
+        next_ms = await storage.next_due(self._db, now_ms)
+        sleep_s = LONGEST_SLEEP_S
+        if next_ms is not None:
+            sleep_s = min(sleep_s, max(0, next_ms - self._clock.now_ms()) / 1000)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(sleep_s):
+                await self._changed.wait()
+
+    async def _send_of_room(
+        self, room_id: str, events: list[DelayedEvent], busy: dict[str, int]
+    ) -> None:
+        try:
+            for delayed in events:
                 await self._send_due(delayed)
-            if due:
-                continue
-            next_ms = await storage.next_due(self._db)
-            sleep_s = LONGEST_SLEEP_S
-            if next_ms is not None:
-                sleep_s = min(sleep_s, max(0, next_ms - self._clock.now_ms()) / 1000)
-            try:
-                async with asyncio.timeout(sleep_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+        finally:
+            del busy[room_id]
+            self._changed.set()
 
     async def _send_due(self, delayed: DelayedEvent) -> None:
         if await self._is_overtaken(delayed):
@@ -158,7 +182,7 @@ class DelayedEvents:
         try:
             await self._send(delayed)
         except MatrixError as error:
-            if error.status >= 500:
+            if error.status == 503:
                 raise  # The supervisor tries again.
             log.info(
                 "a delayed event was refused",

@@ -244,9 +244,13 @@ class Members:
             content = {**kept, **await self._profiles.member_profile(user_id)}
             try:
                 await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
-            except Forbidden:
-                # Banned or removed meanwhile: that room keeps the name it had.
-                continue
+            except MatrixError as error:
+                # Banned or removed meanwhile, or its policy server has something against it: that
+                # room keeps the name it had.
+                log.info(
+                    "member event not replaced",
+                    extra={"room_id": room.room_id, "why": error.errcode},
+                )
 
     async def leave_all(self, user_id: UserID) -> None:
         """Leave every joined room and refuse every invitation; a room that fails is passed over."""

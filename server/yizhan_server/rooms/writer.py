@@ -38,14 +38,18 @@ from yizhan_server.protocol.hashes import reference_hash
 from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, UserID
 from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
 from yizhan_server.protocol.signing import SigningKey
+from yizhan_server.rooms.incoming.placing import Outcome, Placing
+from yizhan_server.rooms.policy_servers import PolicyServers
+from yizhan_server.rooms.power import StateSource
 from yizhan_server.rooms.recording import Batch, Recorder
-from yizhan_server.rooms.redactions import find_redaction_target
+from yizhan_server.rooms.redactions import RedactionTarget, find_redaction_target
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
+from yizhan_server.storage.events import LOCAL
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.rooms import StoredRoom
 from yizhan_server.storage.state import Point, StateKey
@@ -92,6 +96,8 @@ class EventWriter:
         keys: StateKeys,
         numbers: Numbers,
         recorder: Recorder,
+        placing: Placing,
+        policies: PolicyServers,
         server_name: ServerName,
         signing_key: SigningKey,
     ) -> None:
@@ -101,6 +107,8 @@ class EventWriter:
         self._keys = keys
         self._numbers = numbers
         self._recorder = recorder
+        self._placing = placing
+        self._policies = policies
         self._server_name = server_name
         self._signing_key = signing_key
         self._running: dict[ClientTxn, asyncio.Future[EventID]] = {}
@@ -149,10 +157,22 @@ class EventWriter:
     ) -> list[EventID]:
         """Write events in one job and return their ids once they are durable.
 
-        All of them or none. MatrixError when one is malformed, too large or not allowed.
-        `before` is called with the ids when the events are built and allowed, and must end well
-        before they are sent; the room waits, so it may do nothing slow.
+        All of them or none; one after another where the room has a policy server. MatrixError when
+        one is malformed, too large or not allowed. `before` is called with the ids when the events
+        are built and allowed, and must end well before they are sent; the room waits, so it may do
+        nothing slow.
         """
+        if await self._policies.are_needed(room, drafts):
+            return [await self._write_recommended(room, draft, txn, before) for draft in drafts]
+        return await self._write_together(room, drafts, txn, before)
+
+    async def _write_together(
+        self,
+        room: Room,
+        drafts: Sequence[Draft],
+        txn: ClientTxn | None,
+        before: Callable[[Sequence[EventID]], Awaitable[None]] | None,
+    ) -> list[EventID]:
         for _ in range(ATTEMPTS):
             async with room.lock:
                 batch = await self._begin(room)
@@ -164,7 +184,7 @@ class EventWriter:
                     await before(batch.event_ids)
                 lane = room.lane
                 if batch.written:
-                    done = self._recorder.submit(batch, self._remember(batch, txn))
+                    done = self._recorder.submit(batch, self._remember(txn, batch.event_ids[-1]))
                 elif room.last_job is not None:
                     # All of it is so already, or will be once what was built before is durable.
                     done = room.last_job
@@ -183,6 +203,34 @@ class EventWriter:
             return batch.event_ids
         raise MatrixError(503, "M_UNKNOWN", "The room is too busy; try again")
 
+    async def _write_recommended(
+        self,
+        room: Room,
+        draft: Draft,
+        txn: ClientTxn | None,
+        before: Callable[[Sequence[EventID]], Awaitable[None]] | None,
+    ) -> EventID:
+        """Write an event that the room's policy server has to sign first.
+
+        The room goes on meanwhile: what others say stands beside the event then.
+        """
+        for _ in range(ATTEMPTS):
+            if await self._current(room.tail_state_event, draft) is not None:
+                return (await self._write_together(room, [draft], txn, before))[0]
+            pdu = await self._policies.recommended(room, await self.build(room, draft))
+            if before is not None:
+                await before([pdu.event_id])
+            outcomes = await self._placing.place(
+                room, [pdu], flags=LOCAL, also=self._remember(txn, pdu.event_id)
+            )
+            outcome = outcomes.get(pdu.event_id)
+            if outcome is Outcome.ACCEPTED:
+                return pdu.event_id
+            if outcome in (Outcome.SOFT_FAILED, Outcome.REJECTED):
+                raise Forbidden("The room no longer permits this event")
+            # What it follows was undone, or the room has another policy server by now.
+        raise MatrixError(503, "M_UNKNOWN", "The room is too busy; try again")
+
     async def build(self, room: Room, draft: Draft) -> Pdu:
         """Return a signed event that is allowed at the room's end, without recording it.
 
@@ -192,7 +240,9 @@ class EventWriter:
             async with room.lock:
                 batch = await self._begin(room)
                 if batch is not None:
-                    return await self._built(batch, draft)
+                    pdu = await self._built(batch, draft)
+                    await self._target(batch, pdu)
+                    return pdu
         raise MatrixError(503, "M_UNKNOWN", "The room is too busy; try again")
 
     async def _begin(self, room: Room) -> Batch | None:
@@ -210,14 +260,14 @@ class EventWriter:
         self._keys.forget_pending()
         await room.reload(lane)
 
-    def _remember(self, batch: Batch, txn: ClientTxn | None) -> Callable[[Transaction], None]:
-        """Return what puts the answer to a transaction id into the batch's own job."""
+    def _remember(self, txn: ClientTxn | None, event_id: EventID) -> Callable[[Transaction], None]:
+        """Return what puts the answer to a transaction id into the event's own job."""
 
         def append(tx: Transaction) -> None:
             if txn is not None:
                 stored_events.append_transaction(
                     tx, user_id=txn.user_id, device_id=txn.device_id, scope=txn.scope,
-                    txn_id=txn.txn_id, event_id=batch.event_ids[-1], now_ms=self._clock.now_ms(),
+                    txn_id=txn.txn_id, event_id=event_id, now_ms=self._clock.now_ms(),
                 )  # fmt: skip
 
         return append
@@ -234,6 +284,9 @@ class EventWriter:
         room_id: RoomID | None = None,
     ) -> Room:
         """Make a room of its create event and further events, in one job.
+
+        No policy server is asked, though one of this server's own name is in the room at once:
+        there is nobody yet to be spared anything.
 
         `room_id` comes from `new_room_id`, for who must know it before.
         """
@@ -289,31 +342,36 @@ class EventWriter:
 
     async def _append(self, batch: Batch, draft: Draft) -> None:
         """Build, authorise and record one event."""
+        current = await self._current(batch.state_event, draft)
+        if current is not None:
+            batch.event_ids.append(current)
+            return
+        pdu = await self._built(batch, draft)
+        await self._recorder.record(batch, pdu, target=await self._target(batch, pdu))
+
+    async def _current(self, state: StateSource, draft: Draft) -> EventID | None:
+        """Return the event that has set the state to what `draft` would: it changes nothing."""
+        if draft.state_key is None:
+            return None
+        current = await state((draft.type, draft.state_key))
+        if current is None or current.pdu.sender != draft.sender:
+            return None
+        return current.pdu.event_id if current.pdu.content == draft.content else None
+
+    async def _target(self, batch: Batch, pdu: Pdu) -> RedactionTarget | None:
+        """Return what an event of ours prunes, or answer why it may not."""
+        if pdu.type != "m.room.redaction":
+            return None
+        return await find_redaction_target(self._db, batch.room, pdu, batch.state_event)
+
+    async def _built(self, batch: Batch, draft: Draft) -> Pdu:
+        """Return a signed event that follows the batch, and that the rules permit."""
         room = batch.room
         if (
             draft.type == "m.room.tombstone"
             and draft.content.get("replacement_room") == room.room_id
         ):
             raise InvalidParam("A room cannot be replaced by itself")
-        if draft.state_key is not None:
-            current = await batch.state_event((draft.type, draft.state_key))
-            if (
-                current is not None
-                and current.pdu.content == draft.content
-                and current.pdu.sender == draft.sender
-            ):
-                # Setting the state to what it is already changes nothing.
-                batch.event_ids.append(current.pdu.event_id)
-                return
-        pdu = await self._built(batch, draft)
-        target = None
-        if pdu.type == "m.room.redaction":
-            target = await find_redaction_target(self._db, room, pdu, batch.state_event)
-        await self._recorder.record(batch, pdu, target=target)
-
-    async def _built(self, batch: Batch, draft: Draft) -> Pdu:
-        """Return a signed event that follows the batch, and that the rules permit."""
-        room = batch.room
         if not room.version.strict_canonical_json:
             _check_nesting(draft.content)
         auth_state: dict[StateKey, Pdu] = {}

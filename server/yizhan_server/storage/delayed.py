@@ -79,7 +79,9 @@ async def find_due(db: Database, now_ms: int, limit: int) -> list[DelayedEvent]:
     return [DelayedEvent(*row) for row in rows]
 
 
-async def next_due(db: Database) -> int | None:
-    """Return when the next event is due."""
-    row = await db.row("SELECT due_ms FROM delayed_event WHERE due_ms > 0 ORDER BY due_ms LIMIT 1")
+async def next_due(db: Database, now_ms: int) -> int | None:
+    """Return when the next event is due that is not yet."""
+    row = await db.row(
+        "SELECT due_ms FROM delayed_event WHERE due_ms > ? ORDER BY due_ms LIMIT 1", now_ms
+    )
     return None if row is None else row[0]

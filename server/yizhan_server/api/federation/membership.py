@@ -15,7 +15,6 @@ from yizhan_server.api.routing import Call, JsonObject
 from yizhan_server.protocol.errors import BadJson
 from yizhan_server.protocol.identifiers import UserID, parse_user_id
 from yizhan_server.rooms.blocking import check_not_blocked
-from yizhan_server.rooms.handshakes.residing import AUTHORISER
 
 routes = make_routes()
 
@@ -46,16 +45,15 @@ async def send_join(call: Call[JsonObject]) -> JsonObject:
     serving, room = call.services.serving_events, joined.room
     state = await serving.pdus(room, joined.before.state)
     chain = await serving.pdus(room, joined.before.auth_chain)
-    answer: JsonObject = {
+    return {
         "origin": call.services.server_name,
         "state": [event.raw for event in state],
         "auth_chain": [event.raw for event in chain],
         "members_omitted": False,
         "servers_in_room": await call.services.server_access.servers_in(room),
+        # With the signatures of who authorised it and of the room's policy server.
+        "event": joined.event.raw,
     }
-    if AUTHORISER in joined.event.content:
-        answer["event"] = joined.event.raw
-    return answer
 
 
 @routes.put("/v1/send_join/{room_id}/{event_id}", body=dict)

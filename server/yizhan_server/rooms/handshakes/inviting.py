@@ -14,6 +14,7 @@ from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import BadJson, Forbidden, InvalidParam, MatrixError
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
+from yizhan_server.protocol.policy_server import with_signatures
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat
 from yizhan_server.protocol.signing import SigningKey, sign_event
 from yizhan_server.rooms.handshakes.joining import shown_state
@@ -21,6 +22,7 @@ from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
 from yizhan_server.rooms.incoming.adoption import Adoption
 from yizhan_server.rooms.incoming.placing import Outcome, Placing
 from yizhan_server.rooms.incoming.verification import Verification
+from yizhan_server.rooms.policy_servers import PolicyServers
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.server_access import ServerAccess, check_server_acl
@@ -47,6 +49,7 @@ class Inviting:
         access: ServerAccess,
         writer: EventWriter,
         placing: Placing,
+        policies: PolicyServers,
         verification: Verification,
         adoption: Adoption,
         out_of_band: OutOfBand,
@@ -58,6 +61,7 @@ class Inviting:
         self._access = access
         self._writer = writer
         self._placing = placing
+        self._policies = policies
         self._verification = verification
         self._adoption = adoption
         self._out_of_band = out_of_band
@@ -69,11 +73,11 @@ class Inviting:
         assert draft.state_key is not None, "an invitation is a member event"
         server = server_name_of(draft.state_key)
         assert server is not None, "the target has been parsed"
-        pdu = await self._writer.build(room, draft)
+        pdu = await self._policies.recommended(room, await self._writer.build(room, draft))
         signed = await self._ask(server, room, pdu)
         # Other events may have come meanwhile; the invitation follows those before them.
         outcomes = await self._placing.place(room, [signed], flags=LOCAL)
-        if outcomes[signed.event_id] is not Outcome.ACCEPTED:
+        if outcomes.get(signed.event_id) is not Outcome.ACCEPTED:
             raise Forbidden("The room no longer permits this invitation")
 
     async def _ask(self, server: ServerName, room: Room, pdu: Pdu) -> Pdu:
@@ -100,7 +104,8 @@ class Inviting:
         if not found or found[0].event_id != pdu.event_id:
             # Not a 5xx: clients would try again, and have somebody invited time after time.
             raise BadJson("The other server answered with something else than the invitation")
-        return found[0]
+        # Whatever it left out: the policy server's signature is not its to remove.
+        return with_signatures(found[0], pdu.raw["signatures"])
 
     async def take(
         self,

@@ -19,6 +19,7 @@ from yizhan_server.rooms.incoming.placing import Outcome
 from yizhan_server.rooms.incoming.reception import Reception
 from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.join_rules import allowed_rooms
+from yizhan_server.rooms.policy_servers import PolicyServers
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.restricted_joins import find_authoriser
 from yizhan_server.rooms.room import Room
@@ -53,6 +54,7 @@ class Residing:
         writer: EventWriter,
         verification: Verification,
         reception: Reception,
+        policies: PolicyServers,
         serving: ServingEvents,
         server_name: ServerName,
         signing_key: SigningKey,
@@ -62,6 +64,7 @@ class Residing:
         self._writer = writer
         self._verification = verification
         self._reception = reception
+        self._policies = policies
         self._serving = serving
         self._server_name = server_name
         self._signing_key = signing_key
@@ -159,6 +162,8 @@ class Residing:
         _check_is(pdu, room, event_id, membership)
         if server_name_of(pdu.sender) != origin:
             raise Forbidden("The event is not by a user of your server")
+        # Asked for here, so that who wants in learns why not.
+        pdu = await self._policies.recommended(room, pdu)
         outcomes = await self._reception.receive_verified(origin, room, [pdu], flags=LOCAL)
         if outcomes.get(pdu.event_id) is not Outcome.ACCEPTED:
             raise Forbidden("The room does not permit this event")

@@ -6,6 +6,7 @@
 3. `judgement`: its own auth events permit it, and the state before it does (else it is rejected:
    kept, never shown, never part of a state); the room's current state does (else it is
    soft-failed: kept, never shown, until an event that is accepted refers to it).
+   `recommendation`: so does the room's policy server, if it has one (else it is soft-failed).
 4. `placing`: it gets its place in the DAG, the state log and the stream, once.
 
 `outliers` keeps events that only authorise others; `current_state` says what new ends make of the

@@ -6,14 +6,15 @@ without a position, so that state resolution can read it; then it gets its posit
 with what the room's ends, resolved anew, make of the current state. A crash between the two
 leaves an event that its server will send again.
 
-Spec: server-server API, "Checks performed on receipt of a PDU", 4 to 6.
+Spec: server-server API, "Checks performed on receipt of a PDU", 4 to 7.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from yizhan_database import (
@@ -40,13 +41,14 @@ from yizhan_server.rooms.incoming.judgement import (
 )
 from yizhan_server.rooms.merging import Resolver, merge
 from yizhan_server.rooms.point_state import PointState
+from yizhan_server.rooms.policy_servers import PolicyServers, Question
 from yizhan_server.rooms.recording import Batch, Recorder, settled
 from yizhan_server.rooms.redactions import (
     find_remote_target,
     find_waiting_redaction,
     is_redaction,
 )
-from yizhan_server.rooms.room import Head, Room, StateChanges
+from yizhan_server.rooms.room import Head, Room, StateChanges, StateEvent
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
 from yizhan_server.storage import backward_extremities as stored_edges
@@ -55,7 +57,7 @@ from yizhan_server.storage import state as stored_state
 from yizhan_server.storage.events import GAP, REDACTED, REJECTED, SOFT_FAILED, KnownPdu
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.rooms import Extremity
-from yizhan_server.storage.state import Point
+from yizhan_server.storage.state import Point, StateKey
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +68,18 @@ class Outcome(Enum):
     """What became of an event."""
 
     ACCEPTED = "live, or it was before"
-    SOFT_FAILED = "kept, but the current state does not permit it"
+    SOFT_FAILED = "kept, but the current state, or the policy server, does not permit it"
     REJECTED = "kept, but never to be used"
     UNPLACEABLE = "events that it refers to are missing"
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What holds for all events of one call."""
+
+    flags: int
+    asked: Collection[Question]
+    also: Callable[[Transaction], None] | None
 
 
 class Placing:
@@ -81,12 +92,14 @@ class Placing:
         numbers: Numbers,
         recorder: Recorder,
         resolver: Resolver,
+        policies: PolicyServers,
     ) -> None:
         self._db = db
         self._keys = keys
         self._numbers = numbers
         self._recorder = recorder
         self._resolver = resolver
+        self._policies = policies
 
     async def place(
         self,
@@ -95,18 +108,23 @@ class Placing:
         after_gap: frozenset[EventID] = frozenset(),
         *,
         flags: int = 0,
+        asked: Collection[Question] = (),
+        also: Callable[[Transaction], None] | None = None,
     ) -> dict[EventID, Outcome]:
         """Place events, each after those that it refers to. What is answered is durable.
 
         `after_gap`: those before which events remain unknown. `flags` is LOCAL for events that
-        this server passes on to the others in the room. No network is used.
+        this server passes on to the others in the room. `also` adds to the job that shows the
+        events; it is for a single one. No network is used: what follows an event that lacks the
+        signature of a policy server has no outcome, unless that server has been `asked`.
         """
+        terms = _Terms(flags, asked, also)
         outcomes: dict[EventID, Outcome] = {}
         for _ in range(ATTEMPTS):
             async with room.lock:
                 lane = room.lane
                 try:
-                    await self._place_all(room, pdus, after_gap, outcomes, flags)
+                    await self._place_all(room, pdus, after_gap, outcomes, terms)
                 except GuardFailed:
                     # Another worker was faster; what is durable is found again.
                     await self._begin_anew(room, lane)
@@ -128,7 +146,7 @@ class Placing:
         pdus: Sequence[Pdu],
         after_gap: frozenset[EventID],
         outcomes: dict[EventID, Outcome],
-        flags: int,
+        terms: _Terms,
     ) -> None:
         batch: Batch | None = None
         wanted = {event_id for pdu in pdus for event_id in (pdu.event_id, *pdu.auth_events)}
@@ -142,22 +160,26 @@ class Placing:
             if pdu.event_id not in after_gap and _follows(pdu, head):
                 if batch is None:
                     batch = await self._recorder.begin(room)
-                if await self._continue(batch, pdu, known, flags):
+                if await self._continue(batch, pdu, known, terms.flags):
                     outcomes[pdu.event_id] = Outcome.ACCEPTED
                     continue
-            await self._finish(batch)
+            await self._finish(batch, terms)
             batch = None
             await settled(room)
             known |= await stored_events.known_pdus(
                 self._db, room.nid, {pdu.event_id, *pdu.auth_events}, room.version
             )
             gap = GAP if pdu.event_id in after_gap else 0
-            outcomes[pdu.event_id] = await self._place_beside(room, pdu, known, flags | gap)
-        await self._finish(batch)
+            its_terms = replace(terms, flags=terms.flags | gap)
+            outcome = await self._place_beside(room, pdu, known, its_terms)
+            if outcome is None:
+                return
+            outcomes[pdu.event_id] = outcome
+        await self._finish(batch, terms)
 
-    async def _finish(self, batch: Batch | None) -> None:
+    async def _finish(self, batch: Batch | None, terms: _Terms) -> None:
         if batch is not None and batch.written:
-            await asyncio.shield(self._recorder.submit(batch))
+            await asyncio.shield(self._recorder.submit(batch, terms.also))
 
     async def _continue(
         self, batch: Batch, pdu: Pdu, known: dict[EventID, KnownPdu], flags: int
@@ -180,6 +202,8 @@ class Placing:
         target = await find_remote_target(self._db, room, pdu, batch.state_event)
         if target is None and is_redaction(pdu):
             return False
+        if await self._policies.lacking(room, pdu, batch.state_event) is not None:
+            return False
         nid = await self._numbers.next("event") if stored is None else stored.nid
         flags |= await self._pruned(batch, pdu)
         await self._recorder.record(
@@ -199,9 +223,12 @@ class Placing:
         return REDACTED
 
     async def _place_beside(
-        self, room: Room, pdu: Pdu, known: dict[EventID, KnownPdu], flags: int
-    ) -> Outcome:
-        """Judge and place an event that does not follow the room's end. All is durable."""
+        self, room: Room, pdu: Pdu, known: dict[EventID, KnownPdu], terms: _Terms
+    ) -> Outcome | None:
+        """Judge and place an event that does not follow the room's end. All is durable.
+
+        None where its policy server has to be asked first.
+        """
         version = room.version
         if not pdu.prev_events:
             # Only a create event follows nothing, and a room that is here has its own.
@@ -224,21 +251,41 @@ class Placing:
             _log_refused("event rejected", pdu, rejection)
             await self._store_beside(room, pdu, stored, before, REJECTED)
             return Outcome.REJECTED
-        if room.committed.extremities:
-            try:
-                await check_by_state(lambda key: room.state_event(*key), pdu, version)
-            except AuthRuleRejection as rejection:
-                _log_refused("event soft-failed", pdu, rejection)
-                await self._store_beside(room, pdu, stored, before, SOFT_FAILED)
-                return Outcome.SOFT_FAILED
+        outcome = await self._outcome_now(room, pdu, state, terms.asked)
+        if outcome is Outcome.SOFT_FAILED:
+            await self._store_beside(room, pdu, stored, before, SOFT_FAILED)
+        if outcome is not Outcome.ACCEPTED:
+            return outcome
+        nid, point = await self._store_beside(room, pdu, stored, before, terms.flags)
+        known[pdu.event_id] = KnownPdu(nid, None, point.line, point.seq, terms.flags, pdu)
+        await self._show_beside(room, pdu, known[pdu.event_id], prevs, state, terms.also)
+        return Outcome.ACCEPTED
+
+    async def _outcome_now(
+        self, room: Room, pdu: Pdu, state: PointState, asked: Collection[Question]
+    ) -> Outcome | None:
+        """Say what becomes of an event that the `state` before it permits; None as above."""
         if is_redaction(pdu) and await find_remote_target(self._db, room, pdu, state.event) is None:
             log.info("redaction that nothing permits", extra={"event_id": pdu.event_id})
-            await self._store_beside(room, pdu, stored, before, SOFT_FAILED)
             return Outcome.SOFT_FAILED
-        nid, point = await self._store_beside(room, pdu, stored, before, flags)
-        known[pdu.event_id] = KnownPdu(nid, None, point.line, point.seq, flags, pdu)
-        await self._show_beside(room, pdu, known[pdu.event_id], prevs, state)
-        return Outcome.ACCEPTED
+        if not room.committed.extremities:
+            return Outcome.ACCEPTED
+
+        async def current(key: StateKey) -> StateEvent | None:
+            return await room.state_event(*key)
+
+        try:
+            await check_by_state(current, pdu, room.version)
+        except AuthRuleRejection as rejection:
+            _log_refused("event soft-failed", pdu, rejection)
+            return Outcome.SOFT_FAILED
+        policy = await self._policies.lacking(room, pdu, current)
+        if policy is None:
+            return Outcome.ACCEPTED
+        if Question(pdu.event_id, policy) not in asked:
+            return None
+        log.info("event soft-failed", extra={"event_id": pdu.event_id, "rule": "policy_server"})
+        return Outcome.SOFT_FAILED
 
     async def _store_beside(
         self, room: Room, pdu: Pdu, stored: KnownPdu | None, before: Merge, flags: int
@@ -290,6 +337,7 @@ class Placing:
         stored: KnownPdu,
         prevs: Mapping[EventID, KnownPdu],
         state: PointState,
+        also: Callable[[Transaction], None] | None,
     ) -> None:
         """Give a stored event its position, and the room its new ends and current state."""
         point = _point(stored)
@@ -309,7 +357,7 @@ class Placing:
         await self._recorder.place(
             batch, pdu, stored.nid, point, changes, extremities, flags=flags, target=target
         )
-        await asyncio.shield(self._recorder.submit(batch))
+        await asyncio.shield(self._recorder.submit(batch, also))
 
 
 def _standing(known: KnownPdu | None) -> Outcome | None:

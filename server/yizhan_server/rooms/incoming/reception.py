@@ -19,7 +19,9 @@ from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import EventID, ServerName
 from yizhan_server.rooms.incoming.gaps import Gaps
 from yizhan_server.rooms.incoming.placing import Outcome, Placing
+from yizhan_server.rooms.incoming.recommendation import Recommendation
 from yizhan_server.rooms.incoming.verification import Verification
+from yizhan_server.rooms.policy_servers import Question
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.server_access import ServerAccess, check_server_acl
 
@@ -37,6 +39,9 @@ PATIENCE_MS = 10 * 60_000
 IMPATIENT_MS = 60 * 60_000
 """... and from then on, so long after the first, they are taken or refused without."""
 
+POLICY_S = 30
+"""Seconds that a policy server may take over all of them; what it has not signed is soft-failed."""
+
 
 class Reception:
     """Takes events of rooms that this server is in."""
@@ -48,12 +53,14 @@ class Reception:
         verification: Verification,
         gaps: Gaps,
         placing: Placing,
+        recommendation: Recommendation,
     ) -> None:
         self._clock = clock
         self._access = access
         self._verification = verification
         self._gaps = gaps
         self._placing = placing
+        self._recommendation = recommendation
         self._queues: WeakValueDictionary[tuple[int, ServerName], asyncio.Lock] = (
             WeakValueDictionary()
         )
@@ -102,11 +109,11 @@ class Reception:
             found, after_gap = await self._closed(origin, room, pdus)
             own = {pdu.event_id for pdu in pdus}
             if not flags or own == {pdu.event_id for pdu in found}:
-                return await self._placing.place(room, found, after_gap, flags=flags)
+                return await self._place(room, found, after_gap, flags)
             before = [pdu for pdu in found if pdu.event_id not in own]
-            outcomes = await self._placing.place(room, before, after_gap)
+            outcomes = await self._place(room, before, after_gap, 0)
             after = [pdu for pdu in found if pdu.event_id in own]
-            return outcomes | await self._placing.place(room, after, after_gap, flags=flags)
+            return outcomes | await self._place(room, after, after_gap, flags)
 
     async def _closed(
         self, origin: ServerName, room: Room, pdus: Sequence[Pdu]
@@ -140,3 +147,18 @@ class Reception:
         if silent_ms > IMPATIENT_MS:
             del self._silent_since[room.nid, origin]
         return silent_ms < PATIENCE_MS or silent_ms > IMPATIENT_MS
+
+    async def _place(
+        self, room: Room, pdus: Sequence[Pdu], after_gap: frozenset[EventID], flags: int
+    ) -> dict[EventID, Outcome]:
+        """Place events, and ask the room's policy server about those that lack its signature."""
+        deadline = asyncio.get_running_loop().time() + POLICY_S
+        outcomes: dict[EventID, Outcome] = {}
+        asked: frozenset[Question] = frozenset()
+        while pdus:
+            outcomes |= await self._placing.place(room, pdus, after_gap, flags=flags, asked=asked)
+            pdus = [pdu for pdu in pdus if pdu.event_id not in outcomes]
+            if pdus:
+                pdus, questions = await self._recommendation.asked_for(room, pdus, deadline)
+                asked |= questions
+        return outcomes
