@@ -309,6 +309,10 @@ class Presence(Section, frozen=True, kw_only=True):
     federated: bool = False
 
 
+class PeerRate(RateLimit, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much one server, named here, may ask."""
+
+
 class Federation(Section, frozen=True, kw_only=True):
     """Which other servers may speak with this one, and how they are asked."""
 
@@ -319,6 +323,17 @@ class Federation(Section, frozen=True, kw_only=True):
     trusted_key_servers: tuple[ServerName, ...] = ()
     timeout_seconds: Positive = 60
     transfer_timeout_seconds: Positive = 600
+    peers: Annotated[
+        dict[ServerName, PeerRate],
+        Meta(
+            extra={
+                "zh": '每个服务器一节，如 [federation.peers."example.gov.cn"]，'
+                "其中 per_second 大于 0，burst 为不小于 1 的整数",
+                "en": 'a table for each server, such as [federation.peers."example.gov.cn"] '
+                "with per_second above 0 and burst, a whole number of at least 1",
+            }
+        ),
+    ] = {}  # noqa: RUF012 (msgspec makes a new one for each section)
 
 
 class Identity(Section, frozen=True, kw_only=True):
@@ -538,6 +553,13 @@ def _check_together(settings: Settings, document: Document) -> None:
             en="is given without sso.oidc.client_id; give the client id registered there",
         )
     _check_email(settings, document)
+    for name in settings.federation.peers:
+        if not {name, "*"} & set(settings.federation.allow):
+            document.refuse(
+                ("federation", "peers", name),
+                zh="不在 federation.allow 中；请在那里写上，或删去这一节",
+                en="is not in federation.allow; add it there, or remove this table",
+            )
     if settings.listen.federation and not settings.tls.certificate:
         document.refuse(
             ("listen", "federation"),

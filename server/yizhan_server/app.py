@@ -6,7 +6,7 @@ file is where they come from.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from pathlib import Path
 from yizhan_config.authorities import trusting_context
 from yizhan_config.outbound import OutboundSession, outbound_session
 from yizhan_config.secret_files import read_secret
+from yizhan_config.settings import RateLimit, Settings
 from yizhan_config.settings import RateLimits as RateLimitSettings
-from yizhan_config.settings import Settings
 from yizhan_config.tasks import Background
 from yizhan_database import Database, DatabaseUnavailable, Transaction
 from yizhan_server.account_services import (
@@ -34,7 +34,7 @@ from yizhan_server.api.all_routes import ROUTES
 from yizhan_server.api.client_address import ClientAddresses
 from yizhan_server.api.discovery import Turn, make_discovery
 from yizhan_server.api.limits import Rate, RateLimits
-from yizhan_server.api.routing import Router, Wrapper
+from yizhan_server.api.routing import PEER_ADDRESS_LIMIT, PEER_LIMIT, Router, Wrapper
 from yizhan_server.api.services import Services
 from yizhan_server.appservices.accounts import AppserviceAccounts
 from yizhan_server.appservices.calls import AppserviceCalls
@@ -181,12 +181,19 @@ async def check_server_name(db: Database, server_name: str) -> None:
         )
 
 
-def make_limits(settings: RateLimitSettings, clock: Clock) -> RateLimits:
-    """Return the configured limits; none when they are switched off."""
-    rates: dict[str, Rate] = {}
-    if settings.enabled:
-        rates = {kind: getattr(settings, kind) for kind in KINDS}
-    return RateLimits(rates, clock, settings.exempt_users)
+def make_limits(settings: RateLimitSettings, clock: Clock, peers: Mapping[str, Rate]) -> RateLimits:
+    """Return the configured limits, `peers` by name; none when they are switched off."""
+    if not settings.enabled:
+        return RateLimits({}, clock)
+    rates: dict[str, Rate] = {kind: getattr(settings, kind) for kind in KINDS}
+    # Who comes from an address is not yet known: it may be the one that may ask the most.
+    all_rates = [settings.federation, *peers.values()]
+    rates[PEER_ADDRESS_LIMIT] = RateLimit(
+        per_second=max(each.per_second for each in all_rates),
+        burst=max(each.burst for each in all_rates),
+    )
+    special = {(PEER_LIMIT, name): rate for name, rate in peers.items()}
+    return RateLimits(rates, clock, settings.exempt_users, special)
 
 
 def make_appservices(settings: Settings) -> Appservices:
@@ -279,7 +286,7 @@ def build(
     signing_key = SigningKey.parse(read_secret(settings.signing_key_file))
     stream = Stream(db.epoch, db.position)
     numbers = Numbers(db)
-    limits = make_limits(settings.rate_limits, clock)
+    limits = make_limits(settings.rate_limits, clock, settings.federation.peers)
     device_changes = DeviceChanges(db, stream, background)
     personal = assemble_personal_services(
         db, numbers, stream, clock, settings=settings, limits=limits, namespaces=appservices,

@@ -103,6 +103,18 @@ def test_json_has_the_same_keys_and_the_same_errors(tmp_path: Path) -> None:
         ("[registration]\nrequire_email = true", "registration.require_email", 2, "email.host"),
         ('[turn]\nuris = [\n """a\n""", 5]', "turn.uris", 2, "a list in brackets"),
         ("media = 5", "media", 1, "[media]"),
+        (
+            "[federation.peers.'a.test']\nper_second = 0\nburst = 1",
+            "federation.peers",
+            1,
+            "federation.peers.",
+        ),
+        (
+            "[federation.peers.'b.test']\nper_second = 1\nburst = 1",
+            "federation.peers.b.test",
+            1,
+            "federation.allow",
+        ),
         ('[push_gateway.apps.a]\nkind = "x"', "push_gateway.apps", 1, "push_gateway.apps."),
         ('[push_gateway.apps.a]\nkinds = "x"', "push_gateway.apps", 1, "push_gateway.apps."),
     ],

@@ -246,6 +246,37 @@ async def test_a_server_that_is_too_fast_is_slowed_down(
         assert int(answers[2].headers["Retry-After"]) > 0
 
 
+async def test_a_server_that_the_administrator_names_has_a_rate_of_its_own(
+    tmp_path: Path,
+    authority: CertificateAuthority,
+    dialect: Dialect,
+    peer: Peer,
+    stranger: Peer,
+) -> None:
+    def rate(burst: int) -> dict[str, object]:
+        return {"per_second": 0.001, "burst": burst}
+
+    async def statuses(server: HomeserverInProcess, asking: Peer, number: int) -> list[int]:
+        uri = "/_matrix/federation/v1/query/directory?room_alias=%23x%3Atest.example"
+        return [(await asking.asks(server, "GET", uri)).status for _ in range(number)]
+
+    settings = federating(
+        authority, peer, stranger, **{
+            "rate_limits.enabled": True, "rate_limits.federation": rate(2),
+            "federation.peers": {peer.name: rate(5)},
+        },
+    )  # fmt: skip
+    async with homeserver_in_process(tmp_path, dialect, **settings) as homeserver:
+        assert await statuses(homeserver, peer, 4) == [404] * 4
+        # An address has five in all too, whoever comes from it.
+        assert await statuses(homeserver, stranger, 2) == [404, 429]
+    settings["rate_limits.federation"] = rate(9)
+    settings["federation.peers"] = {peer.name: rate(2)}
+    async with homeserver_in_process(tmp_path / "slow", dialect, **settings) as homeserver:
+        assert await statuses(homeserver, peer, 3) == [404, 404, 429]
+        assert await statuses(homeserver, stranger, 3) == [404, 404, 404]
+
+
 async def test_what_is_not_there_is_said_to_be_unknown(
     homeserver: HomeserverInProcess, peer: Peer
 ) -> None:

@@ -34,9 +34,15 @@ class RateLimits:
     """Answers M_LIMIT_EXCEEDED when a caller is too fast for a kind of call."""
 
     def __init__(
-        self, rates: Mapping[str, Rate], clock: Clock, exempt: Collection[str] = ()
+        self,
+        rates: Mapping[str, Rate],
+        clock: Clock,
+        exempt: Collection[str] = (),
+        special: Mapping[tuple[str, str], Rate] | None = None,
     ) -> None:
         self._rates = rates
+        self._special = special or {}
+        """By kind and caller; instead of those that hold for everybody."""
         self._exempt = frozenset(exempt)
         self._clock = clock
         self._buckets: dict[tuple[str, str], tuple[float, int]] = {}
@@ -44,7 +50,7 @@ class RateLimits:
 
     def check(self, kind: str, caller: str) -> None:
         """Count one call; raise 429 with the time to wait when the bucket is empty."""
-        rate = self._rates.get(kind)
+        rate = self._special.get((kind, caller)) or self._rates.get(kind)
         if rate is None or caller in self._exempt:
             return
         now_ms = self._clock.now_ms()
@@ -63,8 +69,8 @@ class RateLimits:
 
     def _sweep(self, now_ms: int) -> None:
         self._buckets = {
-            (kind, caller): (tokens, since_ms)
-            for (kind, caller), (tokens, since_ms) in self._buckets.items()
-            if tokens + (now_ms - since_ms) * self._rates[kind].per_second / 1000
-            < self._rates[kind].burst
+            key: (tokens, since_ms)
+            for key, (tokens, since_ms) in self._buckets.items()
+            for rate in (self._special.get(key) or self._rates[key[0]],)
+            if tokens + (now_ms - since_ms) * rate.per_second / 1000 < rate.burst
         }

@@ -85,7 +85,10 @@ class Auth(Enum):
 
 
 PEER_LIMIT = "federation"
-"""The rate limit of other servers: by address before a signature is checked, then by name."""
+"""The rate limit of other servers, by name."""
+
+PEER_ADDRESS_LIMIT = "federation addresses"
+"""That of their addresses, before a signature is checked and where none is needed."""
 
 
 QUESTIONS_LIMIT = "questions"
@@ -551,7 +554,7 @@ class Wrapper:
         self, request: web.BaseRequest, route: Route, path: dict[str, str]
     ) -> Answer:
         """Serve another server. Its body is read before it is known, but parsed only once."""
-        self._limits.check(PEER_LIMIT, self._addresses.of(request))
+        self._limits.check(PEER_ADDRESS_LIMIT, self._addresses.of(request))
         claimed = self._peers.read_claim(request)
         data = await read_body(request, route.max_body)
         content = await self._peers.check(request, claimed, data)

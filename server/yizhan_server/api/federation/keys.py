@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from yizhan_server.api.routing import PEER_LIMIT, Auth, Call, JsonObject, Routes
+from yizhan_server.api.routing import PEER_ADDRESS_LIMIT, Auth, Call, JsonObject, Routes
 from yizhan_server.federation_client.notary import Criteria
 from yizhan_server.protocol.identifiers import parse_server_name
 
@@ -26,13 +26,15 @@ class KeyQuery(msgspec.Struct):
     server_keys: dict[str, dict[str, OfKey]]
 
 
-@routes.get("/v2/server", limit=PEER_LIMIT, also=("/v2/server/{key_id}",))
+@routes.get("/v2/server", limit=PEER_ADDRESS_LIMIT, also=("/v2/server/{key_id}",))
 async def publish_keys(call: Call[None]) -> JsonObject:
     """Publish the keys of this server; the path with a key ID is what older servers ask for."""
     return call.services.notary.publish()
 
 
-@routes.get("/v2/query/{server_name}", limit=PEER_LIMIT, also=("/v2/query/{server_name}/{key_id}",))
+@routes.get(
+    "/v2/query/{server_name}", limit=PEER_ADDRESS_LIMIT, also=("/v2/query/{server_name}/{key_id}",)
+)
 async def query_keys_of_one(call: Call[None]) -> JsonObject:
     """Tell the keys of one server; older servers name one of them."""
     server = parse_server_name(call.path["server_name"])
@@ -43,7 +45,7 @@ async def query_keys_of_one(call: Call[None]) -> JsonObject:
     return {"server_keys": found}
 
 
-@routes.post("/v2/query", body=KeyQuery, limit=PEER_LIMIT)
+@routes.post("/v2/query", body=KeyQuery, limit=PEER_ADDRESS_LIMIT)
 async def query_keys(call: Call[KeyQuery]) -> JsonObject:
     """Tell the keys of several servers."""
     wanted = {}

@@ -9,12 +9,12 @@ from functools import cache
 from importlib.metadata import version
 
 from yizhan_server.api.federation import make_routes
-from yizhan_server.api.routing import PEER_LIMIT, Auth, Call, JsonObject
+from yizhan_server.api.routing import PEER_ADDRESS_LIMIT, Auth, Call, JsonObject
 
 routes = make_routes()
 
 
-@routes.get("/v1/version", auth=Auth.NONE, limit=PEER_LIMIT)
+@routes.get("/v1/version", auth=Auth.NONE, limit=PEER_ADDRESS_LIMIT)
 async def get_version(call: Call[None]) -> JsonObject:
     """Tell name and version."""
     return {"server": {"name": "Yizhan", "version": _version()}}
