@@ -63,7 +63,6 @@ from yizhan_server.ephemeral.presence import Presence
 from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
-from yizhan_server.federation.newly_shared import NewlyShared
 from yizhan_server.federation.outbox import Outbox
 from yizhan_server.federation_client.client import FederationClient, open_federation_client
 from yizhan_server.federation_services import assemble_federation
@@ -112,6 +111,7 @@ from yizhan_server.search.messages import MessageSearch
 from yizhan_server.search.room_directory import RoomDirectory
 from yizhan_server.search.user_directory import UserDirectory
 from yizhan_server.shared_room_services import (
+    Incoming,
     assemble_incoming,
     assemble_remote_keys,
     assemble_shared_rooms,
@@ -159,7 +159,7 @@ class Homeserver:
     federation_client: FederationClient
     removal: RoomRemoval
     departures: Departures
-    newly_shared: NewlyShared
+    incoming: Incoming
 
 
 async def check_server_name(db: Database, server_name: str) -> None:
@@ -241,7 +241,8 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         homeserver.appservice_delivery.start()
         homeserver.outbox.start()
         if settings.presence.federated:
-            background.keep("presence of newcomers", homeserver.newly_shared.run)
+            background.keep("presence of newcomers", homeserver.incoming.newly_shared.run)
+        background.keep("early receipts", homeserver.incoming.early_receipts.run)
         sessions = homeserver.services.sessions
         background.keep("sessions", sessions.run)
         background.keep("unnamed files", homeserver.services.media.run)
@@ -355,7 +356,7 @@ def build(
         enabled=settings.presence.enabled,
         tell=shared_rooms.telling.presence if settings.presence.federated else None,
     )  # fmt: skip
-    incoming, newly_shared = assemble_incoming(
+    incoming = assemble_incoming(
         db, stream, clock, rooms, shared_rooms,
         typing=typing, receipts=receipts, presence=presence,
         believes_presence=settings.presence.federated,
@@ -474,7 +475,7 @@ def build(
         serving_events=shared_rooms.serving,
         residing=shared_rooms.residing,
         inviting=shared_rooms.handshakes.inviting,
-        federation_transactions=incoming,
+        federation_transactions=incoming.transactions,
         guest_access=GuestAccess(members, personal.accounts),
         creation=creation,
         server_notices=ServerNotices(
@@ -553,5 +554,5 @@ def build(
     appservice_queries.on_reached(delivery.note_reached)
     return Homeserver(
         wrapper, services, stream, flows, push, delivery, connections, shared_rooms.outbox,
-        federation_client, administration.removal, departures, newly_shared,
+        federation_client, administration.removal, departures, incoming,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from yizhan_server.e2ee.remote_keys import RemoteKeys
 from yizhan_server.e2ee.remote_lists import RemoteLists
 from yizhan_server.federation.device_edus import DeviceEdus
+from yizhan_server.federation.early_receipts import EarlyReceipts
 from yizhan_server.federation.ephemeral_edus import EphemeralReceiving, EphemeralTelling
 from yizhan_server.federation.newly_shared import EarlyPresence, NewlyShared
 from yizhan_server.federation.outbox import Outbox
@@ -178,6 +179,15 @@ def assemble_remote_keys(
     return lists, keys
 
 
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What takes transactions, and what follows the stream for their sake."""
+
+    transactions: IncomingTransactions
+    newly_shared: NewlyShared
+    early_receipts: EarlyReceipts
+
+
 def assemble_incoming(
     db: Database,
     stream: Stream,
@@ -193,15 +203,16 @@ def assemble_incoming(
     remote_lists: RemoteLists,
     server_name: ServerName,
     followers: Mapping[str, StateFollower],
-) -> tuple[IncomingTransactions, NewlyShared]:
-    """Build what takes transactions, and what tells of presence where rooms begin to be shared.
+) -> Incoming:
+    """Build what takes transactions, and what follows the stream for their sake.
 
     What other servers say of presence is ignored unless it is believed.
     """
     early = EarlyPresence(clock)
+    early_receipts = EarlyReceipts(db, stream, clock, rooms, receipts)
     ephemeral = EphemeralReceiving(
-        db, clock, shared.access, typing, receipts, presence if believes_presence else None,
-        early, server_name,
+        db, clock, shared.access, typing, early_receipts,
+        presence if believes_presence else None, early, server_name,
     )  # fmt: skip
     edus: dict[str, EduReceiver] = {
         "m.typing": ephemeral.typing,
@@ -211,7 +222,8 @@ def assemble_incoming(
         "m.device_list_update": remote_lists.update,
         "m.signing_key_update": remote_lists.update_signing_keys,
     }
-    incoming = IncomingTransactions(
+    transactions = IncomingTransactions(
         rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus, followers
     )
-    return incoming, NewlyShared(db, stream, rooms, presence, shared.telling, early, server_name)
+    newly_shared = NewlyShared(db, stream, rooms, presence, shared.telling, early, server_name)
+    return Incoming(transactions, newly_shared, early_receipts)

@@ -60,14 +60,17 @@ class Receipts:
 
     async def receive(
         self, room: Room, user_id: UserID, event_id: str, thread_id: str | None, ts_ms: int
-    ) -> None:
+    ) -> bool:
         """Move the public receipt of a user of another server, who is joined to the room.
 
-        An event that is not known here, or not shown, is passed over.
+        False for an event that is not here, or not shown. M_INVALID_PARAM for one that is in
+        another room or thread.
         """
         found = await stored_events.find_event(self._db, event_id)
-        if found is None or found[0] != room.nid or not found[1].pos:
-            return
+        if found is None or (found[0] == room.nid and not found[1].pos):
+            return False
+        if found[0] != room.nid:
+            raise InvalidParam("The event is in another room")
         event = found[1]
         if thread_id is not None:
             _check_thread(event, thread_id)
@@ -75,6 +78,7 @@ class Receipts:
         await self._advance(
             room, StoredReceipt(user_id, READ, thread, event.event_id, event.pos, ts_ms)
         )
+        return True
 
     async def _advance(self, room: Room, receipt: StoredReceipt) -> bool:
         """Move a receipt, durably; False when it was there already or further."""

@@ -18,8 +18,9 @@ from yizhan_database import Database
 from yizhan_server.clock import Clock
 from yizhan_server.e2ee.input import is_name
 from yizhan_server.ephemeral.presence import STATES, Presence
-from yizhan_server.ephemeral.receipts import READ, Receipts
+from yizhan_server.ephemeral.receipts import READ
 from yizhan_server.ephemeral.typing import Typing
+from yizhan_server.federation.early_receipts import EarlyReceipts
 from yizhan_server.federation.newly_shared import EarlyPresence
 from yizhan_server.federation.outbox import Outbox
 from yizhan_server.protocol.canonical_json import JsonObject
@@ -158,7 +159,7 @@ class EphemeralReceiving:
         clock: Clock,
         access: ServerAccess,
         typing: Typing,
-        receipts: Receipts,
+        receipts: EarlyReceipts,
         presence: Presence | None,
         early: EarlyPresence,
         server_name: ServerName,
@@ -205,8 +206,10 @@ class EphemeralReceiving:
             if ts_ms is None or not 0 <= ts_ms <= now_ms:
                 ts_ms = now_ms
             thread = receipt.data.thread_id
+            if thread is not None and not is_name(thread):
+                return
             for event_id in filter(is_name, receipt.event_ids[:1]):
-                await self._receipts.receive(room, reader, event_id, thread, ts_ms)
+                await self._receipts.receive(origin, room, reader, event_id, thread, ts_ms)
         except MatrixError:
             return
 

@@ -307,6 +307,18 @@ async def of_other_rooms(db: Database, room: int, event_ids: Collection[str]) ->
     return found
 
 
+async def placed_among(db: Database, room: int, event_ids: Collection[str]) -> set[str]:
+    """Return those of these events that are part of the room's history here."""
+    rows = await db.rows(
+        *in_list(
+            "SELECT event_id FROM event WHERE event_id IN (??) AND room = ? AND pos <> 0",
+            list(event_ids),
+            room,
+        )
+    )
+    return {event_id for (event_id,) in rows}
+
+
 async def events_after(
     db: Database, room: int, after: int, upto: int, limit: int
 ) -> list[StoredEvent]:
