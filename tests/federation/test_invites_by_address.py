@@ -6,18 +6,26 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from yizhan_server.protocol.signing import SigningKey
+import orjson
+
+from yizhan_server.protocol.room_version import ROOM_VERSIONS
+from yizhan_server.protocol.signing import SigningKey, sign_event, sign_json
 from yizhan_testing.departments import departments
+from yizhan_testing.homeserver import homeserver_in_process
 from yizhan_testing.identity_server import TOKEN, IdentityServer, identity_server
+from yizhan_testing.peer import federating
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from aiohttp import web
+
     from yizhan_testing.certificates import CertificateAuthority
     from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
+    from yizhan_testing.peer import Peer
 
 ADDRESS = "bob@work.example"
 
@@ -106,3 +114,96 @@ async def test_a_server_in_the_room_invites_itself_and_the_inviters_learns_of_it
             assert await membership(alice, room, bob) == "join"
 
         await until(alice, alice_sees_bob)
+
+
+async def test_a_server_gets_nobody_invited_by_a_proof_that_is_forged(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    async with identity_server(authority) as directory:
+        settings = federating(
+            authority, peer, **{
+                "identity.allow": [directory.name], "outbound.allow": ["127.0.0.1"],
+                "outbound.trusted_ca_files": [str(authority.file)],
+            },
+        )  # fmt: skip
+        async with homeserver_in_process(tmp_path, dialect, **settings) as homeserver:
+            alice = await homeserver.person("alice")
+            room = await alice.creates_room()
+            other_room = await alice.creates_room()
+            await invites_by_address(alice, room, directory)
+            token, user_id = directory.kept[0]["token"], f"@bob:{peer.name}"
+            proof = directory.signed(token, user_id)
+            forger = SigningKey.generate("0")
+            event: dict[str, Any] = {
+                "type": "m.room.member", "room_id": room, "sender": alice.user_id,
+                "state_key": user_id,
+                "content": {
+                    "membership": "invite",
+                    "third_party_invite": {"display_name": "", "signed": proof},
+                },
+            }  # fmt: skip
+            invited: list[dict[str, Any]] = []
+
+            async def take(request: web.BaseRequest) -> dict[str, Any]:
+                invite = orjson.loads(await request.read())["event"]
+                invited.append(invite)
+                version = ROOM_VERSIONS["12"]
+                return {"event": sign_event(invite, version, peer.name, peer.key)}
+
+            peer.handlers_below["/_matrix/federation/v2/invite/"] = take
+
+            def with_proof(signed: object) -> dict[str, Any]:
+                invite = {"display_name": "", "signed": signed}
+                return {**event, "content": {"membership": "invite", "third_party_invite": invite}}
+
+            async def asks(wish: dict[str, Any], where: str = room) -> tuple[int, str | None]:
+                path = f"/_matrix/federation/v1/exchange_third_party_invite/{quote(where)}"
+                answer = await peer.asks(homeserver, "PUT", path, wish)
+                return answer.status, answer.json.get("errcode")
+
+            carol = f"@carol:{peer.name}"
+            elsewhere = "@bob:elsewhere.example"
+            forbidden = [
+                # Signed by somebody else, in the name of the identity server or in another's.
+                with_proof(sign_json({"mxid": user_id, "token": token}, directory.name, forger)),
+                with_proof(sign_json({"mxid": user_id, "token": token}, peer.name, forger)),
+                with_proof({"mxid": user_id, "token": token}),
+                with_proof({**proof, "token": "token-7"}),
+                with_proof({**proof, "token": 7}),
+                # The proof is of another user, or altered, or of somebody elsewhere.
+                {**event, "state_key": carol},
+                {**with_proof({**proof, "mxid": carol}), "state_key": carol},
+                {**with_proof(directory.signed(token, elsewhere)), "state_key": elsewhere},
+                # Another token of the same server.
+                with_proof(directory.signed("token-1", user_id)),
+            ]
+            for wish in forbidden:
+                assert await asks(wish) == (403, "M_FORBIDDEN"), wish
+            content = event["content"]
+            for malformed in (
+                {}, {**event, "type": "m.room.name"}, {**event, "content": []},
+                {**event, "content": {**content, "membership": "join"}},
+                {**event, "content": {**content, "third_party_invite": "x"}},
+                {**event, "room_id": other_room},
+            ):  # fmt: skip
+                assert (await asks(malformed))[0] == 400, malformed
+            assert await asks({**event, "room_id": other_room}, other_room) == (403, "M_FORBIDDEN")
+            # The identity server no longer stands by its key.
+            directory.stands_by_key = False
+            assert await asks(event) == (403, "M_FORBIDDEN")
+            directory.stands_by_key = True
+            assert invited == []
+            # Who invites is whoever did, whatever the event says.
+            assert (await asks({**event, "sender": user_id}))[0] == 200
+            assert [each["sender"] for each in invited] == [alice.user_id]
+            members = await state(alice, room)
+            assert members["m.room.member", user_id]["membership"] == "invite"
+            assert ("m.room.member", carol) not in members
+            # Nor does the proof lift a ban, or outlive what it proves.
+            ban = {"user_id": user_id}
+            await alice.post(f"/v3/rooms/{quote(room)}/ban", ban)
+            assert await asks(event) == (403, "M_FORBIDDEN")
+            await alice.post(f"/v3/rooms/{quote(room)}/unban", ban)
+            await alice.sets(room, "m.room.third_party_invite", {}, token)
+            assert await asks(event) == (403, "M_FORBIDDEN")
+            assert len(invited) == 1

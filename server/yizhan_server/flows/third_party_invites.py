@@ -171,7 +171,13 @@ class ThirdPartyInvites:
         content, target = event.get("content"), event.get("state_key")
         invite = content.get("third_party_invite") if isinstance(content, dict) else None
         signed = invite.get("signed") if isinstance(invite, dict) else None
-        if event.get("type") != "m.room.member" or not isinstance(signed, dict):
+        if (
+            event.get("type") != "m.room.member"
+            or event.get("room_id") != room_id
+            or not isinstance(content, dict)
+            or content.get("membership") != "invite"
+            or not isinstance(signed, dict)
+        ):
             raise BadJson("The event is not a third party's invitation")
         user_id = parse_user_id(target if isinstance(target, str) else "")
         if server_name_of(user_id) != origin or signed.get("mxid") != user_id:
