@@ -96,9 +96,16 @@ class Room:
         if key in self._state:
             self._state.move_to_end(key)
             return self._state[key]
+        committed = self.committed
         found = await self._load_state_event(key)
-        # A commit during the read has put its own, newer event there.
-        return self._state.setdefault(key, found)
+        if key in self._state:
+            # A commit during the read has put its own, newer event there.
+            return self._state[key]
+        if self.committed is committed:
+            # Else one may have been put there, and have made room for others since.
+            self._state[key] = found
+            self._forget_unused()
+        return found
 
     async def membership(self, user_id: str) -> str | None:
         """Return a user's committed membership: join, invite, knock, leave, ban or None."""
@@ -161,6 +168,10 @@ class Room:
             return found[-limit:] if limit else []
         return await stored_events.events_after(self._db, self.nid, after, upto, limit)
 
+    def _forget_unused(self) -> None:
+        while len(self._state) > CACHED_MEMBERS:
+            self._state.popitem(last=False)
+
     async def _load_state_event(self, key: StateKey) -> StateEvent | None:
         key_nid = await self._keys.find(key)
         if key_nid is None:
@@ -197,8 +208,7 @@ class Room:
                 self._commit_membership(UserID(key[1]), None if event is None else event.pdu)
         for stored in events:
             self._append_to_ring(stored)
-        while len(self._state) > CACHED_MEMBERS:
-            self._state.popitem(last=False)
+        self._forget_unused()
 
     def _commit_membership(self, user_id: UserID, pdu: Pdu | None) -> None:
         self.membership_changes += 1
