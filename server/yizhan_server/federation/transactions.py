@@ -139,6 +139,7 @@ class IncomingTransactions:
         except MatrixError as error:
             if error.status >= 500:
                 raise  # not for now: it is to come again
+            log.info("events of a room refused", extra={"origin": origin, "why": error.errcode})
             return dict.fromkeys(_ids(room, raws), error.message)
         except DatabaseUnavailable:
             raise
@@ -156,6 +157,9 @@ class IncomingTransactions:
         for pdu in await self._verification.verified(raws, room.version, room.room_id):
             taken = await self._inviting.rescind(origin, room, pdu)
             results[pdu.event_id] = None if taken else "this server is not in the room"
+            if not taken:
+                extra = {"origin": origin, "event_id": pdu.event_id}
+                log.info("event of a room that this server is not in", extra=extra)
         return results
 
     async def _receive_edus(self, origin: ServerName, edus: Sequence[Any]) -> None:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _V1 = "/_matrix/federation/v1"
 
 MAX_STATE_BYTES = 64 * 1024 * 1024
+MAX_CHAIN_BYTES = 16 * 1024 * 1024
+"""Twenty thousand events, or the IDs of three hundred thousand."""
 
 
 class StateIds(msgspec.Struct, frozen=True):
@@ -107,20 +109,22 @@ class EventRequests:
         self, server: ServerName, room_id: RoomID, event_id: EventID
     ) -> list[RawPdu]:
         """Return the complete auth chain of an event."""
-        question = self._large(path_of(f"{_V1}/event_auth", room_id, event_id))
+        path = path_of(f"{_V1}/event_auth", room_id, event_id)
+        question = self._large(path, MAX_CHAIN_BYTES)
         answer = await self._requests.ask(server, question)
         return (await parse_large_answer(server, answer, _AuthChain)).auth_chain
 
     async def state_ids(self, server: ServerName, room_id: RoomID, event_id: EventID) -> StateIds:
         """Return the state before an event, by event IDs."""
         path = path_of(f"{_V1}/state_ids", room_id)
-        question = self._large(path, event_id=event_id)
+        question = self._large(path, MAX_CHAIN_BYTES, event_id=event_id)
         answer = await self._requests.ask(server, question)
         return await parse_large_answer(server, answer, StateIds)
 
     async def state(self, server: ServerName, room_id: RoomID, event_id: EventID) -> State:
         """Return the state before an event; for a large room this is very much."""
-        question = self._large(path_of(f"{_V1}/state", room_id), event_id=event_id)
+        path = path_of(f"{_V1}/state", room_id)
+        question = self._large(path, MAX_STATE_BYTES, event_id=event_id)
         answer = await self._requests.ask(server, question)
         return await parse_large_answer(server, answer, State)
 
@@ -161,8 +165,8 @@ class EventRequests:
         question = Question("GET", path, [("ts", str(ts_ms)), ("dir", direction)], urgent=True)
         return parse_answer(server, await self._requests.ask(server, question), FoundEvent)
 
-    def _large(self, path: str, **query: str) -> Question:
+    def _large(self, path: str, max_bytes: int, **query: str) -> Question:
         return Question(
             "GET", path, list(query.items()),
-            timeout_seconds=self._transfer_timeout_seconds, max_bytes=MAX_STATE_BYTES,
+            timeout_seconds=self._transfer_timeout_seconds, max_bytes=max_bytes,
         )  # fmt: skip

@@ -6,6 +6,7 @@ spliced into answers without being parsed, and `rest`, all others. `join_pdu` is
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -275,6 +276,8 @@ async def known_pdus(
     """Return those of these events that are here and of this room, redacted ones pruned."""
     wanted, found = list(event_ids), {}
     for start in range(0, len(wanted), 500):
+        if start:
+            await asyncio.sleep(0)  # others' turn: reading SQLite does not suspend
         # The room is compared here: in the statement, SQLite would search the whole room instead.
         for of_room, nid, pos, line, seq, flags, client, rest in await db.rows(
             *in_list(
@@ -289,6 +292,22 @@ async def known_pdus(
             if flags & REDACTED:
                 pdu = redact_pdu(pdu, version)
             found[pdu.event_id] = KnownPdu(nid, pos, line, seq, flags, pdu)
+    return found
+
+
+async def known_ids(db: Database, room: int, event_ids: Collection[str]) -> set[EventID]:
+    """Return which of these events are here and of this room."""
+    wanted, found = list(event_ids), set[EventID]()
+    for start in range(0, len(wanted), 500):
+        if start:
+            await asyncio.sleep(0)
+        rows = await db.rows(
+            *in_list(
+                "SELECT event_id, room FROM event WHERE event_id IN (??)",
+                wanted[start : start + 500],
+            )
+        )
+        found.update(EventID(event_id) for event_id, of_room in rows if of_room == room)
     return found
 
 

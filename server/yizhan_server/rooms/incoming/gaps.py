@@ -10,16 +10,20 @@ authorization information".
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 from yizhan_database import Database
+from yizhan_server.federation_client.answers import RawPdu
 from yizhan_server.federation_client.errors import RemoteFailure, RemoteUnavailable
 from yizhan_server.federation_client.events import EventRequests
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import EventID, ServerName
 from yizhan_server.rooms.incoming.history import History
+from yizhan_server.rooms.incoming.ordering import sorted_by_references
 from yizhan_server.rooms.incoming.outliers import Outliers
 from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.room import Room
@@ -38,6 +42,15 @@ MAX_EDGES = 5
 ONE_BY_ONE = 30
 """Missing state events that are fetched by themselves; of more, the whole state at once."""
 
+MAX_MISSING = 20_000
+"""Events of a state that may be missing. Whoever is in a room has most of its state."""
+
+MAX_CHAINS = 5
+"""Auth chains that are fetched to close one gap. The last event's mostly holds the others'."""
+
+LARGE_AT_ONCE = 2
+"""Auth chains and states that are in memory, of all rooms, and one at most of a server."""
+
 
 class Gaps:
     """Closes gaps, or finds out the state behind them."""
@@ -55,6 +68,8 @@ class Gaps:
         self._verification = verification
         self._outliers = outliers
         self._history = history
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._of_server: WeakValueDictionary[ServerName, asyncio.Lock] = WeakValueDictionary()
 
     async def closed(
         self, origin: ServerName, room: Room, pdus: Sequence[Pdu], *, patient: bool = False
@@ -99,7 +114,7 @@ class Gaps:
         for event_id in sorted(missing)[:MAX_EDGES]:
             await self._anchor(origin, room, event_id, patient=patient)
         await self.fetch_auth_events(origin, room, found.values(), patient=patient)
-        return _in_order(found), after_gap
+        return sorted_by_references(found), after_gap
 
     async def fetch_auth_events(
         self, origin: ServerName, room: Room, pdus: Iterable[Pdu], *, patient: bool = False
@@ -110,18 +125,23 @@ class Gaps:
         unknown = named - given.keys()
         unknown -= (await self._known(room, unknown)).keys()
         unknown -= await stored_events.of_other_rooms(self._db, room.nid, unknown)
-        while unknown:
-            wanting = next(pdu for pdu in given.values() if unknown & set(pdu.auth_events))
+        for _ in range(MAX_CHAINS):
+            wanting = next((p for p in given.values() if unknown & set(p.auth_events)), None)
+            if wanting is None:
+                return
             try:
-                raws = await self._requests.event_auth(origin, room.room_id, wanting.event_id)
+                async with self._one_large(origin):
+                    raws = await self._requests.event_auth(origin, room.room_id, wanting.event_id)
+                    chain = await self._verification.parsed(raws, room.version, room.room_id)
+                    here = await stored_events.known_ids(
+                        self._db, room.nid, [pdu.event_id for pdu in chain]
+                    )
+                    kept = await self._keep(room, [p for p in chain if p.event_id not in here])
             except RemoteFailure as failure:
                 log.info("auth events not obtained", extra={"why": str(failure)})
                 _give_up(failure, patient=patient)
                 return
-            chain = await self._verification.verified(raws, room.version, room.room_id)
-            kept = await self._outliers.keep(room.nid, room.version, chain)
-            left = unknown - kept.keys() - set(wanting.auth_events)
-            unknown = left
+            unknown -= {*kept, *wanting.auth_events}
 
     async def _missing_before(self, room: Room, pdus: Iterable[Pdu]) -> set[EventID]:
         """Return the events that some of `pdus` follow and whose state is not known here."""
@@ -180,28 +200,57 @@ class Gaps:
             ids = await self._requests.state_ids(origin, room.room_id, event_id)
             edge = await self._fetch(origin, room, event_id)
             wanted = {EventID(each) for each in ids.pdu_ids}
-            missing = (wanted | {EventID(each) for each in ids.auth_chain_ids}) - {
-                *await self._known(room, wanted | {EventID(each) for each in ids.auth_chain_ids})
-            }
-            if len(missing) > ONE_BY_ONE:
-                state = await self._requests.state(origin, room.room_id, event_id)
-                raws = [*state.auth_chain, *state.pdus]
-            else:
-                raws = [await self._requests.event(origin, each) for each in sorted(missing)]
+            named = wanted | {EventID(each) for each in ids.auth_chain_ids}
+            missing = named - await stored_events.known_ids(self._db, room.nid, named)
+            if len(missing) > MAX_MISSING:
+                log.info("state too large", extra={"event_id": event_id, "missing": len(missing)})
+                return
+            await self._fetch_missing(origin, room, event_id, missing)
         except RemoteFailure as failure:
             log.info("state not obtained", extra={"event_id": event_id, "why": str(failure)})
             _give_up(failure, patient=patient)
             return
         if edge is None:
             return
-        events = await self._verification.verified(raws, room.version, room.room_id)
-        await self._outliers.keep(room.nid, room.version, events)
         await self.fetch_auth_events(origin, room, [edge], patient=patient)
         known = await self._known(room, wanted)
         usable = await self._outliers.usable_state(room.nid, room.version, known.values())
         await self._history.place_at_edge(
             room, edge, {key: each.nid for key, each in usable.items()}
         )
+
+    async def _fetch_missing(
+        self, origin: ServerName, room: Room, event_id: EventID, missing: Collection[EventID]
+    ) -> None:
+        """Store those events of the state before an event, and of its auth chain, that are missing.
+
+        What a server gives besides was not asked for.
+        """
+        if len(missing) <= ONE_BY_ONE:
+            raws = [await self._requests.event(origin, each) for each in sorted(missing)]
+            await self._keep(room, await self._parsed(room, raws, missing))
+            return
+        async with self._one_large(origin):
+            state = await self._requests.state(origin, room.room_id, event_id)
+            raws = [*state.auth_chain, *state.pdus]
+            await self._keep(room, await self._parsed(room, raws, missing))
+
+    async def _parsed(
+        self, room: Room, raws: Sequence[RawPdu], only: Collection[EventID]
+    ) -> list[Pdu]:
+        return await self._verification.parsed(raws, room.version, room.room_id, only=only)
+
+    async def _keep(self, room: Room, pdus: Sequence[Pdu]) -> Collection[EventID]:
+        """Verify events and store them; return which of them are kept."""
+        events = await self._verification.signed(pdus, room.version)
+        return (await self._outliers.keep(room.nid, room.version, events)).keys()
+
+    @asynccontextmanager
+    async def _one_large(self, server: ServerName) -> AsyncIterator[None]:
+        """Wait until there is memory for a large answer, and for what becomes of it."""
+        # Its own lock first: a server that answers slowly in many rooms takes one place only.
+        async with self._of_server.setdefault(server, asyncio.Lock()), self._large:
+            yield
 
     async def _fetch(self, origin: ServerName, room: Room, event_id: EventID) -> Pdu | None:
         known = await self._known(room, [event_id])
@@ -216,16 +265,3 @@ def _give_up(failure: RemoteFailure, *, patient: bool) -> None:
     """Raise a failure that is no answer, where somebody has the patience to ask again."""
     if patient and isinstance(failure, RemoteUnavailable):
         raise failure
-
-
-def _in_order(found: dict[EventID, Pdu]) -> list[Pdu]:
-    """Return the events so that each comes after those that it refers to."""
-    edges = {
-        event_id: [each for each in (*pdu.prev_events, *pdu.auth_events) if each in found]
-        for event_id, pdu in found.items()
-    }
-    try:
-        return [found[event_id] for event_id in TopologicalSorter(edges).static_order()]
-    except CycleError:
-        # Only made-up events of versions 1 and 2 can refer to each other; none of them is usable.
-        return []

@@ -24,7 +24,7 @@ from yizhan_server.rooms.incoming.judgement import (
     check_by_state,
     judge_by_auth_events,
 )
-from yizhan_server.rooms.incoming.outliers import sorted_by_auth
+from yizhan_server.rooms.incoming.ordering import sorted_by_auth
 from yizhan_server.rooms.point_state import PointState
 from yizhan_server.rooms.power import StateSource
 from yizhan_server.rooms.recording import settled

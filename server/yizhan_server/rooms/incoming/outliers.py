@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
 
 from yizhan_database import Database, Transaction
 from yizhan_server.protocol.errors import AuthRuleRejection
@@ -15,6 +14,8 @@ from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import EventID
 from yizhan_server.protocol.room_version import RoomVersion
 from yizhan_server.rooms.incoming.judgement import AuthEventsMissing, judge_by_auth_events
+from yizhan_server.rooms.incoming.ordering import sorted_by_auth
+from yizhan_server.rooms.turns import Turns
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage.events import REJECTED, KnownPdu
 from yizhan_server.storage.numbers import Numbers
@@ -49,7 +50,9 @@ class Outliers:
         known = await stored_events.known_pdus(self._db, room, named | given.keys(), version)
         create = _create_of(given, known)
         fresh: list[KnownPdu] = []
+        turns = Turns()
         for pdu in sorted_by_auth(given):
+            await turns.offer()
             if pdu.event_id in known:
                 continue
             try:
@@ -128,16 +131,3 @@ def _create_of(given: Mapping[EventID, Pdu], known: Mapping[EventID, KnownPdu]) 
         if pdu.type == "m.room.create":
             return pdu
     return None
-
-
-def sorted_by_auth(given: Mapping[EventID, Pdu]) -> list[Pdu]:
-    """Return the events so that each comes after those that authorise it."""
-    edges = {
-        event_id: [each for each in pdu.auth_events if each in given]
-        for event_id, pdu in given.items()
-    }
-    try:
-        return [given[event_id] for event_id in TopologicalSorter(edges).static_order()]
-    except CycleError:
-        # Only made-up events of versions 1 and 2 can name each other; none of them is usable.
-        return []

@@ -15,12 +15,12 @@ from yizhan_server.federation_client.answers import RawPdu
 from yizhan_server.federation_client.errors import RemoteUnavailable
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import MatrixError
-from yizhan_server.protocol.event import Pdu
+from yizhan_server.protocol.event import InvalidPdu, Pdu
 from yizhan_server.protocol.identifiers import EventID, ServerName
 from yizhan_server.rooms.incoming.gaps import Gaps
 from yizhan_server.rooms.incoming.placing import Outcome, Placing
 from yizhan_server.rooms.incoming.recommendation import Recommendation
-from yizhan_server.rooms.incoming.verification import Verification
+from yizhan_server.rooms.incoming.verification import BadlySigned, Verification
 from yizhan_server.rooms.policy_servers import Question
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.server_access import ServerAccess, check_server_acl
@@ -84,16 +84,21 @@ class Reception:
         results: dict[EventID, str | None] = {}
         pdus: list[Pdu] = []
         for each in await self._verification.verify(raws, room.version):
-            if isinstance(each, Pdu):
-                if each.room_id == room.room_id:
-                    pdus.append(each)
-            else:
+            if isinstance(each, BadlySigned):
+                results[each.event_id] = str(each.why)
+                log.info("event dropped", extra={"origin": origin, "why": str(each.why)})
+            elif isinstance(each, InvalidPdu):
                 log.info("event dropped", extra={"origin": origin, "why": str(each)})
+            elif each.room_id == room.room_id:
+                pdus.append(each)
         outcomes = await self.receive_verified(origin, room, pdus)
         for pdu in pdus:
             # A rejected event has been dealt with: it is kept, and never asked for again.
             outcome = outcomes.get(pdu.event_id, Outcome.UNPLACEABLE)
             results[pdu.event_id] = UNPLACEABLE if outcome is Outcome.UNPLACEABLE else None
+            if results[pdu.event_id] is not None:
+                extra = {"origin": origin, "event_id": pdu.event_id, "why": UNPLACEABLE}
+                log.info("event refused", extra=extra)
         return results
 
     async def receive_verified(

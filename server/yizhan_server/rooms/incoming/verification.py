@@ -5,16 +5,18 @@ Spec: server-server API, "Checks performed on receipt of a PDU", 1 to 3; "Signin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from yizhan_server.federation_client.answers import RawPdu, read_pdu
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import BadJson, Forbidden
 from yizhan_server.protocol.event import InvalidPdu, Pdu, parse_pdu, with_content_hash_checked
-from yizhan_server.protocol.identifiers import RoomID
+from yizhan_server.protocol.identifiers import EventID, RoomID
 from yizhan_server.protocol.room_version import RoomVersion
 from yizhan_server.protocol.signing import InvalidSignature
+from yizhan_server.rooms.turns import Turns
 
 
 class SignatureChecks(Protocol):
@@ -27,7 +29,15 @@ class SignatureChecks(Protocol):
         ...
 
 
-Refusal = InvalidPdu | InvalidSignature
+@dataclass(frozen=True, slots=True)
+class BadlySigned:
+    """An event without a signature that it needs."""
+
+    event_id: EventID
+    why: InvalidSignature
+
+
+Refusal = InvalidPdu | BadlySigned
 
 
 class Verification:
@@ -40,11 +50,25 @@ class Verification:
         self, raws: Sequence[RawPdu | JsonObject], version: RoomVersion
     ) -> list[Pdu | Refusal]:
         """Return each event, redacted if its content hash is wrong, or why it is dropped."""
-        results: list[Pdu | Refusal] = [_parsed(raw, version) for raw in raws]
+        turns = Turns()
+        results: list[Pdu | Refusal] = []
+        for raw in raws:
+            results.append(_parsed(raw, version))
+            await turns.offer()
+        return await self._checked(results, version, turns)
+
+    async def _checked(
+        self, results: list[Pdu | Refusal], version: RoomVersion, turns: Turns
+    ) -> list[Pdu | Refusal]:
+        """Check what has been parsed, in its place."""
         parsed = [(at, pdu) for at, pdu in enumerate(results) if isinstance(pdu, Pdu)]
         checked = await self._signatures.check_events([pdu.raw for _, pdu in parsed], version)
         for (at, pdu), wrong in zip(parsed, checked, strict=True):
-            results[at] = with_content_hash_checked(pdu, version) if wrong is None else wrong
+            if wrong is None:
+                results[at] = with_content_hash_checked(pdu, version)
+            else:
+                results[at] = BadlySigned(pdu.event_id, wrong)
+            await turns.offer()
         return results
 
     async def verify_one(self, raw: JsonObject, version: RoomVersion) -> Pdu:
@@ -62,11 +86,37 @@ class Verification:
         self, raws: Sequence[RawPdu | JsonObject], version: RoomVersion, room_id: RoomID
     ) -> list[Pdu]:
         """Return those events that are right and of this room, in their order."""
-        return [
-            each
-            for each in await self.verify(raws, version)
-            if isinstance(each, Pdu) and each.room_id == room_id
-        ]
+        return await self.signed(await self.parsed(raws, version, room_id), version)
+
+    async def parsed(
+        self,
+        raws: Sequence[RawPdu | JsonObject],
+        version: RoomVersion,
+        room_id: RoomID,
+        *,
+        only: Collection[EventID] | None = None,
+    ) -> list[Pdu]:
+        """Return those that are events of this room, in their order; nothing is verified yet.
+
+        With `only`, those of these IDs: whatever else there is takes no memory.
+        """
+        turns = Turns()
+        found: list[Pdu] = []
+        for raw in raws:
+            pdu = _parsed(raw, version)
+            if (
+                isinstance(pdu, Pdu)
+                and pdu.room_id == room_id
+                and (only is None or pdu.event_id in only)
+            ):
+                found.append(pdu)
+            await turns.offer()
+        return found
+
+    async def signed(self, pdus: Sequence[Pdu], version: RoomVersion) -> list[Pdu]:
+        """Return those events that are rightly signed, redacted if their content hash is wrong."""
+        checked = await self._checked(list(pdus), version, Turns())
+        return [each for each in checked if isinstance(each, Pdu)]
 
 
 def _parsed(raw: RawPdu | JsonObject, version: RoomVersion) -> Pdu | InvalidPdu:
