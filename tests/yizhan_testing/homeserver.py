@@ -375,6 +375,14 @@ class Homeserver(_Accounts):
             while line := await stderr.readline():
                 log.write(line)
 
+    def memory(self) -> int:
+        """Return how many bytes of memory the process has resident."""
+        assert self.process is not None, "it runs"
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None, "every process has memory"
+        return int(found[1]) * 1024
+
     async def stop(self) -> None:
         """End it in an orderly way."""
         await self._end(signal.SIGTERM)

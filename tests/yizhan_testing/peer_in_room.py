@@ -20,8 +20,7 @@ from yizhan_server.protocol.hashes import reference_hash
 from yizhan_server.protocol.identifiers import EventID, RoomID, UserID
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat, RoomVersion
 from yizhan_server.protocol.signing import hash_and_sign_event
-from yizhan_testing.homeserver import HomeserverInProcess
-from yizhan_testing.peer import Answered, Peer
+from yizhan_testing.peer import Answered, FederatingServer, Peer
 
 JsonObject = dict[str, Any]
 
@@ -33,7 +32,7 @@ class PeerInRoom:
     """The peer's user, and what the peer knows of the room."""
 
     peer: Peer
-    homeserver: HomeserverInProcess
+    homeserver: FederatingServer
     room_id: RoomID
     version: RoomVersion
     user_id: UserID
@@ -102,7 +101,7 @@ class PeerInRoom:
 
 
 async def joined(
-    peer: Peer, homeserver: HomeserverInProcess, room: str, localpart: str = "mallory"
+    peer: Peer, homeserver: FederatingServer, room: str, localpart: str = "mallory"
 ) -> PeerInRoom:
     """Have a user of the peer join a public room of the homeserver."""
     user_id = UserID(f"@{localpart}:{peer.name}")
