@@ -306,6 +306,9 @@ async def test_who_knocks_is_let_in(both: Both, made_by: str) -> None:
 async def test_the_guest_follows_to_the_upgraded_room(both: Both, made_by: str) -> None:
     host, guest = both.sides(made_by)
     room = await shared_room(host, guest, room_version="10")
+    alias = f"#{made_by}:{guest.user_id.partition(':')[2]}"
+    path = f"/v3/directory/room/{quote(alias, safe='')}"
+    await guest.put(path, {"room_id": room})
     new = (await host.post(path_of(room, "upgrade"), {"new_version": "12"}))["replacement_room"]
 
     async def told() -> None:
@@ -314,6 +317,12 @@ async def test_the_guest_follows_to_the_upgraded_room(both: Both, made_by: str) 
 
     await eventually(told)
     await enters(guest, new, host)
+
+    async def alias_follows() -> None:
+        for person in (guest, host):
+            assert (await person.get(path))["room_id"] == new
+
+    await eventually(alias_follows)
     await guest.says(new, "here too")
     await reads(host, new, "here too")
     await agree(both, new)
