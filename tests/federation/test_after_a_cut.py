@@ -11,11 +11,13 @@ import pytest_asyncio
 from aiohttp import web
 from typing_extensions import override
 
+from yizhan_database import DatabaseUnavailable
 from yizhan_server.app import MIGRATIONS
 from yizhan_server.clock import SystemClock
 from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.hashes import event_id_of
+from yizhan_server.rooms.recording import Recorder
 from yizhan_testing.databases import opened_fresh
 from yizhan_testing.departments import departments
 from yizhan_testing.homeserver import Refused, served, settings_for
@@ -198,6 +200,48 @@ async def test_who_follows_a_soft_failed_event_can_have_it(
     path = path_of(f"{V1}/get_missing_events", room)
     given = (await peer.asks(homeserver, "POST", path, wish)).json["events"]
     assert [parse_pdu(raw, guest.version).event_id for raw in given] == [evading.event_id]
+
+
+async def test_state_that_comes_without_the_event_that_made_the_room_is_right(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    # Since v12 events do not name that event, and whoever is in the room has it anyhow.
+    room = await alice.creates_room(preset="public_chat", room_version="12")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    other = f"@other:{peer.name}"
+    guest.builds("m.room.member", {"membership": "join"}, other, sender=other)
+    guest.state["m.room.member", other] = guest.last[0]
+    guest.says("this cannot be had")
+    sent = guest.says("but this is sent")
+    guest.gives_state()
+    assert await guest.sends(sent) == {sent.event_id: {}}
+    assert sent.event_id in await timeline(alice, room)
+    members = await alice.get(f"/v3/rooms/{quote(room)}/joined_members")
+    assert other in members["joined"]
+
+
+async def test_what_a_failing_disk_kept_from_being_shown_is_shown_with_what_follows_it(
+    homeserver: HomeserverInProcess,
+    peer: Peer,
+    alice: Person,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    await alice.says(room, "so that the room forks")
+    first = guest.says("first")
+
+    def fails(*_: object) -> None:
+        raise DatabaseUnavailable("the disk is full")
+
+    with monkeypatch.context() as disk:
+        # Of the two commits that an event beside the end takes, the second.
+        disk.setattr(Recorder, "submit", fails)
+        assert (await sends(guest, first.raw, "1")).status == 503
+    assert first.event_id not in await timeline(alice, room)
+    second = guest.says("second")
+    assert await guest.sends(second) == {second.event_id: {}}
+    assert {first.event_id, second.event_id} <= set(await timeline(alice, room))
 
 
 async def removed_behind_the_back_of_c(

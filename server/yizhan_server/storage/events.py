@@ -266,8 +266,14 @@ class KnownPdu:
 
     @property
     def is_placed(self) -> bool:
-        """Whether the state after the event is known."""
-        return self.line is not None
+        """Whether the state after the event is known, and what became of it."""
+        return self.line is not None and not self.is_begun
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the state after it is stored and no more: it was about to be shown."""
+        is_settled = self.pos is not None or self.flags & (REJECTED | SOFT_FAILED)
+        return self.line is not None and not is_settled
 
 
 async def known_pdus(

@@ -86,7 +86,10 @@ class Gaps:
         # it as if it had just happened.
         floor = await stored_edges.lowest_depth(self._db, room.nid)
         for _ in range(ROUNDS):
-            missing = await self._missing_before(room, found.values())
+            missing, begun = await self._before(room, found.values())
+            if begun:
+                found |= begun
+                continue
             if not missing:
                 break
             fetched = await self._fetch_before(origin, room, latest, floor, patient=patient)
@@ -107,7 +110,7 @@ class Gaps:
                 break
             found |= fresh
             latest = list(fresh)
-        missing = await self._missing_before(room, found.values()) - withheld
+        missing = (await self._before(room, found.values()))[0] - withheld
         after_gap = frozenset(
             event_id for event_id, pdu in found.items() if missing & set(pdu.prev_events)
         )
@@ -143,13 +146,19 @@ class Gaps:
                 return
             unknown -= {*kept, *wanting.auth_events}
 
-    async def _missing_before(self, room: Room, pdus: Iterable[Pdu]) -> set[EventID]:
-        """Return the events that some of `pdus` follow and whose state is not known here."""
+    async def _before(
+        self, room: Room, pdus: Iterable[Pdu]
+    ) -> tuple[set[EventID], dict[EventID, Pdu]]:
+        """Return the events that some of `pdus` follow and whose state is not known here.
+
+        Then those that were about to be shown when this server crashed.
+        """
         given = {pdu.event_id: pdu for pdu in pdus}
         named = {event_id for pdu in given.values() for event_id in pdu.prev_events}
-        known = await self._known(room, named)
+        known = await self._known(room, named - given.keys())
+        begun = {event_id: each.pdu for event_id, each in known.items() if each.is_begun}
         placed = {event_id for event_id, each in known.items() if each.is_placed}
-        return named - given.keys() - placed
+        return named - given.keys() - placed - begun.keys(), begun
 
     async def _known(
         self, room: Room, event_ids: Collection[EventID]

@@ -46,7 +46,7 @@ class Outliers:
         events cannot be had is left out, and so is whatever depends on it.
         """
         given = {pdu.event_id: pdu for pdu in pdus}
-        named = {event_id for pdu in given.values() for event_id in pdu.auth_events}
+        named = {event_id for pdu in given.values() for event_id in _authority(pdu, version)}
         known = await stored_events.known_pdus(self._db, room, named | given.keys(), version)
         create = _create_of(given, known)
         fresh: list[KnownPdu] = []
@@ -54,6 +54,9 @@ class Outliers:
         for pdu in sorted_by_auth(given):
             await turns.offer()
             if pdu.event_id in known:
+                continue
+            if create is None and not _names_create(pdu, version):
+                # It may well be right: without the event that made the room nothing can be said.
                 continue
             try:
                 flags = 0
@@ -123,6 +126,20 @@ class Outliers:
                 client=client, rest=rest,
             )  # fmt: skip
         await self._db.commit(tx)
+
+
+def _names_create(pdu: Pdu, version: RoomVersion) -> bool:
+    return version.create_is_auth_event or pdu.type == "m.room.create"
+
+
+def _authority(pdu: Pdu, version: RoomVersion) -> list[EventID]:
+    """Return the events that an event is judged by.
+
+    Since v12 it does not name the one that made the room: the room's ID does.
+    """
+    if _names_create(pdu, version):
+        return list(pdu.auth_events)
+    return [*pdu.auth_events, EventID("$" + pdu.room_id[1:])]
 
 
 def _create_of(given: Mapping[EventID, Pdu], known: Mapping[EventID, KnownPdu]) -> Pdu | None:

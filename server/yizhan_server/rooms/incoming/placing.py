@@ -291,9 +291,12 @@ class Placing:
         self, room: Room, pdu: Pdu, stored: KnownPdu | None, before: Merge, flags: int
     ) -> tuple[int, Point]:
         """Make an event durable with the state after it, and without a position."""
-        if stored is not None and stored.line is not None and stored.seq is not None:
-            return stored.nid, Point(stored.line, stored.seq)
         tx = Transaction()
+        if stored is not None and stored.line is not None and stored.seq is not None:
+            if stored.is_begun and flags & (REJECTED | SOFT_FAILED):
+                stored_events.add_flags(tx, stored.nid, flags)
+                await self._db.commit(tx)
+            return stored.nid, Point(stored.line, stored.seq)
         point = await point_of_merge(self._db, self._numbers, tx, room.nid, before)
         nid = await self._numbers.next("event") if stored is None else stored.nid
         if pdu.state_key is not None and not flags & REJECTED:
