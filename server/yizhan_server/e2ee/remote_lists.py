@@ -186,7 +186,11 @@ class RemoteLists:
                 return False
             tx = Transaction()
             storage.replace_list(tx, user_id, known, stream_id, pos, devices)
-            if new is not None and (identity is None or not _same(identity, new)):
+            if answer.master_key is None:
+                # All that there is of the user: whoever is not named any more has none.
+                if identity is not None:
+                    stored_keys.delete_known_cross_signing(tx, user_id, identity.ver)
+            elif new is not None and (identity is None or not _same(identity, new)):
                 _record_identity(tx, identity, new)
             try:
                 await self._db.commit(tx)

@@ -18,6 +18,9 @@ from yizhan_server.storage import devices as stored_devices
 from yizhan_server.storage import e2ee_keys as stored_keys
 from yizhan_server.storage.device_changes import ChangeKind, OwedChange
 
+NO_SUCH_DEVICE = "cross-signing keys"
+"""One that is called so all the same loses nothing: it is in the list that is then asked for."""
+
 
 class DeviceEdus:
     """Derives EDUs from the record of changes."""
@@ -45,12 +48,11 @@ class DeviceEdus:
                 )
                 if change not in changes
             ]
-        edus = [await self._edu(change) for change in changes]
-        return [edu for edu in edus if edu is not None], upto
+        return [await self._edu(change) for change in changes], upto
 
-    async def _edu(self, change: OwedChange) -> JsonObject | None:
+    async def _edu(self, change: OwedChange) -> JsonObject:
         if change.kind is ChangeKind.CROSS_SIGNING:
-            return await self._signing_keys(change.user_id)
+            return await self._signing_keys(change.user_id, change.pos)
         content: JsonObject = {
             "user_id": change.user_id,
             "device_id": change.device_id,
@@ -66,11 +68,27 @@ class DeviceEdus:
             content["keys"] = orjson.loads(keys.keys)
         return {"edu_type": "m.device_list_update", "content": content}
 
-    async def _signing_keys(self, user_id: str) -> JsonObject | None:
+    async def _signing_keys(self, user_id: str, pos: int) -> JsonObject:
         identity = (await stored_keys.find_cross_signing(self._db, [user_id])).get(user_id)
         if identity is None:
-            return None
+            return _told_to_ask_anew(user_id, pos)
         content: JsonObject = {"user_id": user_id, "master_key": orjson.loads(identity.master)}
         if identity.self_signing is not None:
             content["self_signing_key"] = orjson.loads(identity.self_signing)
         return {"edu_type": "m.signing_key_update", "content": content}
+
+
+def _told_to_ask_anew(user_id: str, pos: int) -> JsonObject:
+    """Return the EDU for cross-signing keys that are gone, as those of a deactivated account.
+
+    Nothing says that but the whole list, which has none; and what follows nothing has it asked
+    for.
+    """
+    content: JsonObject = {
+        "user_id": user_id,
+        "device_id": NO_SUCH_DEVICE,
+        "stream_id": pos,
+        "prev_id": [],
+        "deleted": True,
+    }
+    return {"edu_type": "m.device_list_update", "content": content}

@@ -288,6 +288,13 @@ def delete_cross_signing(tx: Transaction, user_id: str) -> None:
     delete_signatures_by(tx, user_id)
 
 
+def delete_known_cross_signing(tx: Transaction, user_id: str, known_ver: int) -> None:
+    """Do the same, if the keys are still at `known_ver`. A guard."""
+    tx.guard("DELETE FROM cross_signing WHERE user_id = ? AND ver = ?", user_id, known_ver)
+    delete_signatures_of(tx, user_id)
+    delete_signatures_by(tx, user_id)
+
+
 def upsert_master_signature(
     tx: Transaction,
     *,
