@@ -457,7 +457,7 @@ def build(
             federation_client.rooms,
         ),
         federation_status=FederationStatus(
-            db, federation_client.peers, federation_client.destinations
+            db, federation_client.peers, federation_client.destinations, shared_rooms.under_way
         ),
         logout=flows.logout,
         dehydration=Dehydration(db, stream, clock, e2ee_keys, to_device, flows.logout),

@@ -19,6 +19,7 @@ from yizhan_server.rooms.handshakes.inviting import Inviting
 from yizhan_server.rooms.handshakes.joining import Joining
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
 from yizhan_server.rooms.handshakes.residing import Residing
+from yizhan_server.rooms.handshakes.under_way import JoinsUnderWay
 from yizhan_server.rooms.incoming.adoption import Adoption
 from yizhan_server.rooms.incoming.backfill import Backfill
 from yizhan_server.rooms.incoming.gaps import Gaps
@@ -27,6 +28,7 @@ from yizhan_server.rooms.incoming.outliers import Outliers
 from yizhan_server.rooms.incoming.placing import Placing
 from yizhan_server.rooms.incoming.reception import Reception
 from yizhan_server.rooms.incoming.recommendation import Recommendation
+from yizhan_server.rooms.incoming.state_intake import StateIntake
 from yizhan_server.rooms.incoming.verification import SignatureChecks, Verification
 from yizhan_server.rooms.policy_servers import PolicyServers
 from yizhan_server.rooms.recording import Recorder
@@ -102,6 +104,7 @@ class SharedRoomServices:
     reception: Reception
     residing: Residing
     handshakes: Handshakes
+    under_way: JoinsUnderWay
     outbox: Outbox
     backfill: Backfill
     telling: EphemeralTelling
@@ -131,13 +134,15 @@ def assemble_shared_rooms(
     verification = Verification(signatures)
     outliers = Outliers(db, numbers)
     history = History(db, keys, numbers)
+    intake = StateIntake(db, verification, outliers)
     gaps = Gaps(db, client.events, verification, outliers, history)
     reception = Reception(clock, access, verification, gaps, placing, Recommendation(policies))
     adoption = Adoption(db, rooms, keys, numbers, recorder, resolver)
     out_of_band = OutOfBand(db, stream, numbers, push)
+    under_way = JoinsUnderWay(clock)
     joining = Joining(
-        db, clock, client.rooms, client.events, verification, outliers, adoption, out_of_band,
-        server_name, signing_key,
+        db, clock, client.rooms, client.events, verification, intake, adoption, out_of_band,
+        under_way, server_name, signing_key,
     )  # fmt: skip
     inviting = Inviting(
         client.rooms, rooms, access, writer, placing, policies, verification, adoption, out_of_band,
@@ -159,7 +164,16 @@ def assemble_shared_rooms(
     )
     telling = EphemeralTelling(db, stream, outbox, background, server_name)
     return SharedRoomServices(
-        access, serving, verification, reception, residing, handshakes, outbox, backfill, telling
+        access,
+        serving,
+        verification,
+        reception,
+        residing,
+        handshakes,
+        under_way,
+        outbox,
+        backfill,
+        telling,
     )
 
 

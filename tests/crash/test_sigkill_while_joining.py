@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,16 +43,18 @@ INVITING = [
     Point("the other side has signed, and nothing is placed", "after", f"{REQUESTS}.invite"),
 ]
 
-SMALL_CHUNKS = """
-from yizhan_server.rooms.incoming import outliers
-outliers.CHUNK = 4
+SOME_STORED, ALL_STORED = JOINING[2:4]
+PORTION = 4
+SMALL_PORTIONS = f"""
+from yizhan_server.rooms.incoming import state_intake
+state_intake.PORTION = {PORTION}
 """
 
 
 async def test_a_join_that_a_death_interrupts_leaves_no_half_room_and_is_repeated(
     tmp_path: Path,
 ) -> None:
-    async with mortal_pair(tmp_path, JOINING, SMALL_CHUNKS) as pair:
+    async with mortal_pair(tmp_path, JOINING, SMALL_PORTIONS) as pair:
         for point in JOINING:
             with noted(point):
                 room = await invites_to_full_room(pair)
@@ -65,6 +68,16 @@ async def test_a_join_that_a_death_interrupts_leaves_no_half_room_and_is_repeate
                 await pair.joins(pair.bob, room, pair.a.server_name)
                 await pair.shares(room)
                 await pair.check()
+    known = known_before(tmp_path / "b")
+    assert len(known) == len(JOINING)
+    assert PORTION < known[JOINING.index(SOME_STORED)] < 20
+    assert known[JOINING.index(ALL_STORED)] > 20
+
+
+def known_before(folder: Path) -> list[int]:
+    """Return of each join that was completed how many events of the room had been here before."""
+    log = (folder / "homeserver.log").read_text()
+    return [int(each) for each in re.findall(r"join: the room is here .*known_before=(\d+)", log)]
 
 
 async def invites_to_full_room(pair: Pair) -> str:

@@ -83,6 +83,7 @@ async def administers(admin: Person, bob: Person) -> None:
         f"v1/media/test.example/{mxc}",
     ):  # fmt: skip
         await admin.get(f"{prefix}/{what}")
+    await admin.get("/_yizhan/admin/v1/joins")
     await admin.get("/_yizhan/admin/v1/record")
     await admin.post(f"{prefix}/v1/room/{quote(room)}/media/quarantine", {})
     await admin.delete(f"{prefix}/v1/users/{user}/media")

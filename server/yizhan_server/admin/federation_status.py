@@ -1,4 +1,7 @@
-"""How it stands with other servers: who is listed, who does not answer, who is owed something."""
+"""How it stands with other servers: who is listed, who does not answer, who is owed something.
+
+And which of their rooms are being joined, and how far that has come.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,40 @@ if TYPE_CHECKING:
     from yizhan_server.federation_client.destinations import Destinations
     from yizhan_server.federation_client.peers import Peers
     from yizhan_server.protocol.canonical_json import JsonObject
+    from yizhan_server.rooms.handshakes.under_way import JoinsUnderWay
 
 
 class FederationStatus:
     """Tells administrators."""
 
-    def __init__(self, db: Database, peers: Peers, destinations: Destinations) -> None:
+    def __init__(
+        self,
+        db: Database,
+        peers: Peers,
+        destinations: Destinations,
+        joins: JoinsUnderWay,
+    ) -> None:
         self._db = db
         self._peers = peers
         self._destinations = destinations
+        self._joins = joins
+
+    def list_joins(self) -> list[JsonObject]:
+        """Return the joins that are under way.
+
+        `events_total` is None while the other server's answer is awaited.
+        """
+        return [
+            {
+                "room_id": join.room_id,
+                "user_id": join.user_id,
+                "server": join.server,
+                "since_ts": join.since_ms,
+                "events_total": None if join.taken is None else join.taken.total,
+                "events_done": 0 if join.taken is None else join.taken.done,
+            }
+            for join in self._joins
+        ]
 
     async def list_all(self) -> list[JsonObject]:
         """Return an entry for each server, in the form of Synapse's admin API.

@@ -1,6 +1,7 @@
-"""The server itself, for administrators: its version, and the record of their acts.
+"""The server itself, for administrators: its version, other servers, the record of their acts.
 
-The version has the path that admin tools for Synapse ask first. The record is Yizhan's own.
+The version has the path that admin tools for Synapse ask first. The record, and the list of joins
+that are under way, are Yizhan's own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ async def list_destinations(call: Call[None]) -> JsonObject:
 @cache
 def _version() -> str:
     return version("yizhan")
+
+
+@own_routes.get("/v1/joins", auth=Auth.ADMIN)
+async def list_joins(call: Call[None]) -> JsonObject:
+    """List the joins of other servers' rooms that are under way, and how far each has come."""
+    return {"joins": call.services.federation_status.list_joins()}
 
 
 @own_routes.get("/v1/record", auth=Auth.ADMIN)

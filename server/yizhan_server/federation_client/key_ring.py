@@ -56,6 +56,8 @@ FETCH_SECONDS = 20
 """For one answer: requests and events wait for it."""
 MAX_FETCHES = 200
 """Servers asked at the same time."""
+FETCHES_OF_ONE = 100
+"""Of these, for one who asks for the keys of many."""
 THREADS = 2
 PORTION = 50
 """Events checked by a thread at a time. A few are checked where they are asked for: the way to a
@@ -150,6 +152,27 @@ class KeyRing:
         )
         keys = dict(zip(servers, found, strict=True))
         return await self._in_portions(partial(check_claims, version=version, keys=keys), claims)
+
+    async def fetch_keys(
+        self, uses: Mapping[ServerName, Mapping[tuple[str, ...], int]], version: RoomVersion
+    ) -> None:
+        """Fetch what is not known of the keys that many servers are going to be checked with.
+
+        `uses` has, by server and by the IDs of its keys, the time of the latest event. Some
+        servers at a time: of too many at once none would be asked.
+        """
+        servers = list(uses)
+        for start in range(0, len(servers), FETCHES_OF_ONE):
+            wanted = {
+                server: [
+                    Want(frozenset(key_ids), at_ms if version.enforces_key_validity else None)
+                    for key_ids, at_ms in uses[server].items()
+                ]
+                for server in servers[start : start + FETCHES_OF_ONE]
+            }
+            await asyncio.gather(
+                *(self._keys_of(server, wants) for server, wants in wanted.items())
+            )
 
     async def check_json(
         self, obj: JsonObject, server: ServerName, valid_at_ms: int | None = None

@@ -210,6 +210,16 @@ class Room:
             self._append_to_ring(stored)
         self._forget_unused()
 
+    def appear(self) -> None:
+        """Forget that there was no state: a whole one has just become durable."""
+        self._state.clear()
+        self._forget_members()
+
+    def _forget_members(self) -> None:
+        self._local_users = None
+        self._joined_count = None
+        self.membership_changes += 1
+
     def _commit_membership(self, user_id: UserID, pdu: Pdu | None) -> None:
         self.membership_changes += 1
         self._joined_count = None
@@ -256,9 +266,7 @@ class Room:
         self.committed = self.tail = Head(stored.extremities, stored.ver)
         self._state.clear()
         self._tail_state.clear()
-        self._local_users = None
-        self._joined_count = None
-        self.membership_changes += 1
+        self._forget_members()
         self.ring.clear()
         self._ring_bytes = 0
         self.ring_from = LATEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from yizhan_database import Database, Transaction
 from yizhan_server.storage import state as stored_state
@@ -10,6 +11,8 @@ from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.state import StateKey
 
 CACHED_KEYS = 50_000
+PORTION = 500
+"""Keys that become durable together, where there are many."""
 
 
 class StateKeys:
@@ -37,9 +40,11 @@ class StateKeys:
         so that it does not matter which of them fails.
         """
         nid = await self.find(key)
-        if nid is None:
-            # It may have become durable while the database was asked.
-            nid = self._committed.get(key)
+        return await self._intern_unknown(tx, key) if nid is None else nid
+
+    async def _intern_unknown(self, tx: Transaction, key: StateKey) -> int:
+        """Do so for a key that the database has just not known."""
+        nid = self._committed.get(key)  # it may have become durable while the database was asked
         if nid is not None:
             return nid
         pending = self._pending.get(key)
@@ -50,6 +55,20 @@ class StateKeys:
         stored_state.intern_key(tx, number, key)
         tx.after_commit(lambda _: self._commit(key, number))
         return number
+
+    async def intern_all(self, keys: Sequence[StateKey]) -> dict[StateKey, int]:
+        """Return the numbers of many keys, all of them durable."""
+        numbers: dict[StateKey, int] = {}
+        for start in range(0, len(keys), PORTION):
+            portion = keys[start : start + PORTION]
+            numbers |= await stored_state.find_keys(self._db, portion)
+            tx = Transaction()
+            for key in portion:
+                if key not in numbers:
+                    numbers[key] = await self._intern_unknown(tx, key)
+            if tx.operations:
+                await self._db.commit(tx)
+        return numbers
 
     def forget_pending(self) -> None:
         """Drop the numbers that a failed job may have been refused: another worker has them."""

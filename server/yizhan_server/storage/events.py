@@ -7,7 +7,7 @@ spliced into answers without being parsed, and `rest`, all others. `join_pdu` is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,25 @@ def append_event(
         pdu.origin_server_ts, line, seq, relation.thread, relation.rel_type, relation.rel_to,
         flags, client, rest,
     )  # fmt: skip
+
+
+def append_outliers(tx: Transaction, room: int, outliers: Iterable[tuple[int, Pdu, int]]) -> None:
+    """Record events (nid, event, flags) without any place; those that are here stay as they are."""
+    rows = []
+    for nid, pdu, flags in outliers:
+        client, rest = split_pdu(pdu)
+        relation = relation_of(pdu.content)
+        rows.append(
+            (nid, pdu.event_id, room, pdu.depth, pdu.type, pdu.sender, pdu.state_key,
+             pdu.origin_server_ts, relation.thread, relation.rel_type, relation.rel_to, flags,
+             client, rest)
+        )  # fmt: skip
+    tx.execute_many(
+        "INSERT INTO event (nid, event_id, room, depth, type, sender, state_key, ts_ms,"
+        " thread, rel_type, rel_to, flags, client, rest)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING",
+        rows,
+    )
 
 
 def place_event(tx: Transaction, *, nid: int, pos: Pos, line: int, seq: int, flags: int) -> None:
@@ -315,6 +334,14 @@ async def known_ids(db: Database, room: int, event_ids: Collection[str]) -> set[
         )
         found.update(EventID(event_id) for event_id, of_room in rows if of_room == room)
     return found
+
+
+async def standings(db: Database, event_ids: Collection[str]) -> dict[EventID, tuple[int, int]]:
+    """Return (nid, flags) of those of these events, a few hundred, that are here."""
+    rows = await db.rows(
+        *in_list("SELECT event_id, nid, flags FROM event WHERE event_id IN (??)", event_ids)
+    )
+    return {EventID(event_id): (nid, flags) for event_id, nid, flags in rows}
 
 
 async def of_other_rooms(db: Database, room: int, event_ids: Collection[str]) -> set[EventID]:

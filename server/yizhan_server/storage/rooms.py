@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
@@ -130,6 +131,19 @@ def replace_membership(
         " sender = excluded.sender, event = excluded.event, pos = excluded.pos, forgotten = 0",
         room, user_id, membership, sender, event, pos,
     )  # fmt: skip
+
+
+def replace_memberships(
+    tx: Transaction, room: int, memberships: Iterable[tuple[str, str, str, int]], pos: Pos
+) -> None:
+    """Make these (user, membership, sender, event) the current ones of many users."""
+    tx.execute_many(
+        "INSERT INTO membership (room, user_id, membership, sender, event, pos, forgotten)"
+        " VALUES (?, ?, ?, ?, ?, ?, 0)"
+        " ON CONFLICT (room, user_id) DO UPDATE SET membership = excluded.membership,"
+        " sender = excluded.sender, event = excluded.event, pos = excluded.pos, forgotten = 0",
+        [(room, *membership, pos) for membership in memberships],
+    )
 
 
 def forget_membership(tx: Transaction, room: int, user_id: str) -> None:

@@ -6,7 +6,7 @@ the parent line says at the place where this line begins. Event 0 means that the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from yizhan_database import Database, Pos, Transaction, in_list
@@ -42,6 +42,24 @@ async def find_key(db: Database, key: StateKey) -> int | None:
     """Return the number of a state key, if any room ever had it."""
     row = await db.row("SELECT nid FROM state_key WHERE type = ? AND state_key = ?", *key)
     return None if row is None else row[0]
+
+
+async def find_keys(db: Database, keys: Iterable[StateKey]) -> dict[StateKey, int]:
+    """Return the numbers of those of many state keys that some room ever had."""
+    by_type: dict[str, list[str]] = {}
+    for kind, state_key in keys:
+        by_type.setdefault(kind, []).append(state_key)
+    found: dict[StateKey, int] = {}
+    for kind, state_keys in by_type.items():
+        for start in range(0, len(state_keys), 500):
+            rows = await db.rows(
+                *in_list(
+                    "SELECT state_key, nid FROM state_key WHERE type = ? AND state_key IN (??)",
+                    kind, state_keys[start : start + 500],
+                )
+            )  # fmt: skip
+            found.update(((kind, state_key), nid) for state_key, nid in rows)
+    return found
 
 
 async def keys_by_nid(db: Database, nids: list[int]) -> dict[int, StateKey]:
@@ -287,6 +305,16 @@ def append_current_state(tx: Transaction, room: int, pos: Pos, changes: Mapping[
         "INSERT INTO current_state (room, key, pos, event) VALUES (?, ?, ?, ?)",
         [(room, key, pos, event) for key, event in changes.items()],
     )
+
+
+def begin_current_state(tx: Transaction, room: int, pos: Pos, point: Point, but: int) -> None:
+    """Make what the state log has at exactly `point`, all but one key, the room's current state."""
+    tx.execute(
+        "INSERT INTO current_state (room, key, pos, event)"
+        " SELECT ?, l.key, ?, l.event FROM state_log AS l"
+        " WHERE l.line = ? AND l.seq = ? AND l.key <> ?",
+        room, pos, point.line, point.seq, but,
+    )  # fmt: skip
 
 
 async def current_state_event(db: Database, room: int, key: int, pos: int) -> int | None:

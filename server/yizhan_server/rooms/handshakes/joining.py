@@ -26,7 +26,7 @@ from yizhan_server.federation_client.errors import (
     told_to_client,
 )
 from yizhan_server.federation_client.events import EventRequests
-from yizhan_server.federation_client.rooms import RoomRequests, SentJoin, Template
+from yizhan_server.federation_client.rooms import RoomRequests, Template
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import AuthRuleRejection, MatrixError
 from yizhan_server.protocol.event import InvalidPdu, Pdu, parse_pdu
@@ -35,13 +35,12 @@ from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, User
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat, RoomVersion
 from yizhan_server.protocol.signing import SigningKey, hash_and_sign_event
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
-from yizhan_server.rooms.incoming.adoption import Adoption
-from yizhan_server.rooms.incoming.outliers import Outliers
+from yizhan_server.rooms.handshakes.under_way import JoinsUnderWay
+from yizhan_server.rooms.incoming.adoption import Adoption, StrangeRoom
+from yizhan_server.rooms.incoming.state_intake import StateIntake
 from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.room import Room
 from yizhan_server.storage import rooms as stored_rooms
-from yizhan_server.storage.events import KnownPdu
-from yizhan_server.storage.state import StateKey
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +60,10 @@ class Joining:
         requests: RoomRequests,
         events: EventRequests,
         verification: Verification,
-        outliers: Outliers,
+        intake: StateIntake,
         adoption: Adoption,
         out_of_band: OutOfBand,
+        under_way: JoinsUnderWay,
         server_name: ServerName,
         signing_key: SigningKey,
     ) -> None:
@@ -72,11 +72,12 @@ class Joining:
         self._requests = requests
         self._events = events
         self._verification = verification
-        self._outliers = outliers
+        self._intake = intake
         self._adoption = adoption
         self._out_of_band = out_of_band
         self._server_name = server_name
         self._signing_key = signing_key
+        self._under_way = under_way
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, room_id: str) -> asyncio.Lock:
@@ -148,43 +149,30 @@ class Joining:
     async def _join(
         self, server: ServerName, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
     ) -> Room:
-        template = await self._requests.make_join(server, room_id, user_id, ROOM_VERSIONS)
-        version = _version(server, template)
-        join = self._completed(server, template, user_id, room_id, content)
-        sent = await self._requests.send_join(server, room_id, join.event_id, join.raw)
-        if sent.event:
-            join = await self._countersigned(server, join, sent.event, version)
-        room = await self._adoption.known_room(room_id, version)
-        known, state = await self._state(server, room, sent)
-        keep_ends = await self._is_ahead_of(server, room, known)
-        try:
-            await self._adoption.adopt(room, join, state, keep_ends=keep_ends)
-        except AuthRuleRejection as rejection:
-            raise RemoteMisbehaved(
-                server, f"its state does not permit the join: {rejection.rule}"
-            ) from None
+        with self._under_way.follow(server, room_id, user_id) as under_way:
+            template = await self._requests.make_join(server, room_id, user_id, ROOM_VERSIONS)
+            version = _version(server, template)
+            join = self._completed(server, template, user_id, room_id, content)
+            sent = await self._requests.send_join(server, room_id, join.event_id, join.raw)
+            if sent.event:
+                join = await self._countersigned(server, join, sent.event, version)
+            room = await self._adoption.known_room(room_id, version)
+            told = await self._intake.take(
+                room.nid, room_id, version,
+                chain=sent.auth_chain, state=sent.state, note=under_way.note,
+            )  # fmt: skip
+            del sent
+            keep_ends = await self._is_ahead_of(server, room, told.event_ids)
+            try:
+                await self._adoption.adopt(room, join, told.state, keep_ends=keep_ends)
+            except AuthRuleRejection as rejection:
+                raise RemoteMisbehaved(
+                    server, f"its state does not permit the join: {rejection.rule}"
+                ) from None
+            except StrangeRoom as error:
+                raise RemoteMisbehaved(server, str(error)) from None
+            under_way.ends()
         return room
-
-    async def _state(
-        self, server: ServerName, room: Room, sent: SentJoin
-    ) -> tuple[Collection[EventID], dict[StateKey, KnownPdu]]:
-        """Verify and store the state of a room.
-
-        Returns all events that came with it, and what may be believed of the state.
-        """
-        version, room_id = room.version, room.room_id
-        chain = await self._verification.verified(sent.auth_chain, version, room_id)
-        state = await self._verification.verified(sent.state, version, room_id)
-        kept = await self._outliers.keep(room.nid, version, [*chain, *state])
-        told = [kept[pdu.event_id] for pdu in state if pdu.event_id in kept]
-        usable = await self._outliers.usable_state(room.nid, version, told)
-        create = usable.get(("m.room.create", ""))
-        if create is None:
-            raise RemoteMisbehaved(server, "a room without its create event")
-        stated = create.pdu.content.get("room_version", "1")
-        if stated != version.identifier:
-            raise RemoteMisbehaved(server, "the create event names another room version")
-        return {pdu.event_id for pdu in (*chain, *state)}, usable
 
     async def _is_ahead_of(
         self, server: ServerName, room: Room, known: Collection[EventID]

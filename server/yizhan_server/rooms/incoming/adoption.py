@@ -9,14 +9,17 @@ Spec: server-server API, "Joining Rooms".
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 
 from yizhan_database import Database, Transaction
 from yizhan_server.protocol.event import Pdu
+from yizhan_server.protocol.identifiers import EventID, server_name_of
 from yizhan_server.protocol.room_version import RoomVersion
 from yizhan_server.rooms.extremities import MAX_EXTREMITIES
 from yizhan_server.rooms.incoming.current_state import changes_by_ends
 from yizhan_server.rooms.incoming.judgement import check_by_state
+from yizhan_server.rooms.incoming.state_intake import Stated
 from yizhan_server.rooms.merging import Resolver
 from yizhan_server.rooms.recording import Batch, Recorder, settled
 from yizhan_server.rooms.registry import Rooms
@@ -26,12 +29,17 @@ from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
 from yizhan_server.storage import backward_extremities as stored_edges
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import invitations as stored_invitations
+from yizhan_server.storage import room_servers as stored_servers
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.events import GAP, KnownPdu
+from yizhan_server.storage.events import GAP
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.rooms import Extremity
 from yizhan_server.storage.state import REMOVED, Point, StateKey
+
+
+class StrangeRoom(Exception):
+    """What was told of a room is no room of its kind."""
 
 
 class Adoption:
@@ -68,62 +76,60 @@ class Adoption:
         self,
         room: Room,
         join: Pdu,
-        state: Mapping[StateKey, KnownPdu],
+        state: Mapping[StateKey, Stated],
         *,
         keep_ends: bool = False,
     ) -> None:
         """Show the room with `join` as its last event and `state` before it.
 
         `state` holds stored events that are not rejected. AuthRuleRejection when it does not
-        permit the join. A room that was here before goes on, with a gap. With `keep_ends` the
-        join stands beside what was known of it, and need not prevail.
+        permit the join, StrangeRoom when it is not that of such a room. A room that was here
+        before goes on, with a gap. With `keep_ends` the join stands beside what was known of it,
+        and need not prevail.
         """
 
         async def state_event(key: StateKey) -> StateEvent | None:
-            known = state.get(key)
-            return None if known is None else StateEvent(known.nid, known.pdu)
+            stated = state.get(key)
+            if stated is None:
+                return None
+            pdus = await stored_events.pdus_by_nid(self._db, [stated.nid], room.version)
+            return StateEvent(stated.nid, pdus[stated.nid])
 
+        create = await state_event(("m.room.create", ""))
+        if create is None:
+            raise StrangeRoom("a room without its create event")
+        if create.pdu.content.get("room_version", "1") != room.version.identifier:
+            raise StrangeRoom("the create event names another room version")
         await check_by_state(state_event, join, room.version)
         async with room.lock:
             await settled(room)
-            nid = await self._numbers.next("event")
-            numbers = await self._intern(state)
+            keys = await self._keys.intern_all([*state, join.key])
+            numbers = {keys[key]: stated.nid for key, stated in state.items()}
             tx = Transaction()
             before, is_line_head = await self._place_before(tx, room, numbers)
             point = await point_after(
                 self._db, self._numbers, tx, room.nid, before, is_line_head=is_line_head
             )
-            stored = await stored_events.known_pdus(
-                self._db, room.nid, [join.event_id], room.version
-            )
-            if join.event_id in stored:
-                nid = stored[join.event_id].nid
-                stored_events.note_place(tx, nid, point.line, point.seq, GAP)
-            else:
-                await self._append(tx, room, join, nid, point)
-            key = await self._keys.intern(tx, join.key)
-            stored_state.append_state(tx, point, {key: nid})
-            known = await stored_events.known_pdus(
-                self._db, room.nid, join.prev_events, room.version
-            )
-            missing = [
-                event_id
-                for event_id in join.prev_events
-                if event_id not in known or known[event_id].pos is None
-            ]
+            nid = await self._store(tx, room, join, point)
+            stored_state.append_state(tx, point, {keys[join.key]: nid})
+            missing = await self._missing_before(room, join)
             await self._db.commit(tx)
+            is_new = not room.committed.extremities
             own = Extremity(nid, join.event_id, join.depth, point.line, point.seq)
             ends: tuple[Extremity, ...] = (own,)
+            changes: StateChanges
             if keep_ends:
                 ends = (*room.tail.extremities[: MAX_EXTREMITIES - 1], own)
                 changes = await changes_by_ends(self._db, self._keys, self._resolver, room, ends)
             else:
-                changes = await self._changes(room, state)
+                changes = {} if is_new else await self._changes(room, numbers)
                 changes[join.key] = StateEvent(nid, join)
             batch = Batch(room, Transaction(room.lane), room.tail, point)
             await self._recorder.place(
                 batch, join, nid, point, changes, ends, flags=GAP, target=None
             )
+            if is_new:
+                self._begin_current_state(batch, before, keys[join.key], join.key, state)
 
             def also(tx: Transaction) -> None:
                 # Not before: whoever is invited still sees to what after a crash.
@@ -132,13 +138,41 @@ class Adoption:
 
             await asyncio.shield(self._recorder.submit(batch, also))
 
-    async def _intern(self, state: Mapping[StateKey, KnownPdu]) -> dict[int, int]:
-        """Return the state by the numbers of its keys, all of them durable."""
-        tx = Transaction()
-        numbers = {await self._keys.intern(tx, key): known.nid for key, known in state.items()}
-        if tx.operations:
-            await self._db.commit(tx)
-        return numbers
+    def _begin_current_state(
+        self,
+        batch: Batch,
+        before: Point,
+        joined: int,
+        join: StateKey,
+        state: Mapping[StateKey, Stated],
+    ) -> None:
+        """Record the whole state of a room that is new here, but for the join, as its current one.
+
+        There may be tens of thousands of members, so what is recorded is made of few words.
+        """
+        room, tx, pos = batch.room, batch.tx, batch.written[0][0]
+        stored_state.begin_current_state(tx, room.nid, pos, before, joined)
+        members = {
+            user_id: stated
+            for (kind, user_id), stated in state.items()
+            if kind == "m.room.member" and (kind, user_id) != join
+        }
+        stored_rooms.replace_memberships(
+            tx, room.nid,
+            (
+                (user_id, stated.membership or "leave", stated.sender, stated.nid)
+                for user_id, stated in members.items()
+            ),
+            pos,
+        )  # fmt: skip
+        servers = Counter(
+            server_name_of(user_id)
+            for user_id, stated in members.items()
+            if stated.membership == "join"
+        )
+        counts = {str(server): joined for server, joined in servers.items() if server is not None}
+        stored_servers.append_members(tx, room.nid, counts, pos)
+        tx.after_commit(lambda _: room.appear())
 
     async def _place_before(
         self, tx: Transaction, room: Room, numbers: Mapping[int, int]
@@ -158,22 +192,39 @@ class Adoption:
         point = await point_of_merge(self._db, self._numbers, tx, room.nid, merged)
         return point, True if changes else None
 
-    async def _append(self, tx: Transaction, room: Room, join: Pdu, nid: int, point: Point) -> None:
+    async def _store(self, tx: Transaction, room: Room, join: Pdu, point: Point) -> int:
+        """Record the join, which has no position yet, with the state after it."""
+        stored = await stored_events.known_pdus(self._db, room.nid, [join.event_id], room.version)
+        if join.event_id in stored:
+            nid = stored[join.event_id].nid
+            stored_events.note_place(tx, nid, point.line, point.seq, GAP)
+            return nid
+        nid = await self._numbers.next("event")
         client, rest = stored_events.split_pdu(join)
         stored_events.append_event(
             tx, nid=nid, room=room.nid, pos=None, pdu=join, line=point.line, seq=point.seq,
             relation=stored_events.relation_of(join.content), flags=GAP, client=client, rest=rest,
         )  # fmt: skip
+        return nid
 
-    async def _changes(self, room: Room, state: Mapping[StateKey, KnownPdu]) -> StateChanges:
-        """Return how the current state, if there is one, differs from `state`."""
-        current = await stored_state.current_state(self._db, room.nid, LATEST)
-        names = await stored_state.keys_by_nid(self._db, list(current))
-        here = {names[key]: nid for key, nid in current.items()}
-        changes: StateChanges = {
-            key: StateEvent(known.nid, known.pdu)
-            for key, known in state.items()
-            if here.get(key) != known.nid
+    async def _missing_before(self, room: Room, join: Pdu) -> list[EventID]:
+        """Return the events before the join that nobody here can see."""
+        known = await stored_events.known_pdus(self._db, room.nid, join.prev_events, room.version)
+        return [
+            event_id
+            for event_id in join.prev_events
+            if event_id not in known or known[event_id].pos is None
+        ]
+
+    async def _changes(self, room: Room, numbers: Mapping[int, int]) -> StateChanges:
+        """Return how the current state of a room that was here differs from `numbers`."""
+        here = await stored_state.current_state(self._db, room.nid, LATEST)
+        changed = {key: nid for key, nid in numbers.items() if here.get(key) != nid}
+        changed |= {key: REMOVED for key in here if key not in numbers}
+        names = await stored_state.keys_by_nid(self._db, list(changed))
+        pdus = await stored_events.pdus_by_nid(
+            self._db, [nid for nid in changed.values() if nid], room.version
+        )
+        return {
+            names[key]: StateEvent(nid, pdus[nid]) if nid else None for key, nid in changed.items()
         }
-        changes.update((key, None) for key in here if key not in state)
-        return changes

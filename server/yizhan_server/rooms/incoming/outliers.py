@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from yizhan_database import Database, Transaction
 from yizhan_server.protocol.errors import AuthRuleRejection
 from yizhan_server.protocol.event import Pdu
-from yizhan_server.protocol.identifiers import EventID
+from yizhan_server.protocol.identifiers import EventID, RoomID
 from yizhan_server.protocol.room_version import RoomVersion
 from yizhan_server.rooms.incoming.judgement import AuthEventsMissing, judge_by_auth_events
 from yizhan_server.rooms.incoming.ordering import sorted_by_auth
@@ -49,6 +50,12 @@ class Outliers:
         named = {event_id for pdu in given.values() for event_id in _authority(pdu, version)}
         known = await stored_events.known_pdus(self._db, room, named | given.keys(), version)
         create = _create_of(given, known)
+        if create is None and version.room_id_is_create_hash and given:
+            create_id = create_of_room(next(iter(given.values())).room_id)
+            found = await stored_events.known_pdus(self._db, room, [create_id], version)
+            if create_id not in found:
+                return {}  # whatever is said of such a room, its create event permits it
+            create = found[create_id].pdu
         fresh: list[KnownPdu] = []
         turns = Turns()
         for pdu in sorted_by_auth(given):
@@ -77,10 +84,7 @@ class Outliers:
             known[pdu.event_id] = KnownPdu(nid, None, None, None, flags, pdu)
             fresh.append(known[pdu.event_id])
         for start in range(0, len(fresh), CHUNK):
-            await self._store(room, fresh[start : start + CHUNK])
-        if fresh:
-            # Where another worker stored some of them first, its numbers hold.
-            known |= await stored_events.known_pdus(self._db, room, given.keys(), version)
+            known |= await self._store(room, fresh[start : start + CHUNK])
         return {event_id: known[event_id] for event_id in given if event_id in known}
 
     async def usable_state(
@@ -99,6 +103,13 @@ class Outliers:
             if each.pdu.is_state:
                 part = rejected if each.flags & REJECTED else usable
                 part[each.pdu.key] = each
+        return await self.behind_rejected(room, version, rejected) | usable
+
+    async def behind_rejected(
+        self, room: int, version: RoomVersion, rejected: dict[StateKey, KnownPdu]
+    ) -> dict[StateKey, KnownPdu]:
+        """Return what rejected state events would have replaced, as far as it shows."""
+        behind: dict[StateKey, KnownPdu] = {}
         for _ in range(MAX_STEPS):
             if not rejected:
                 break
@@ -112,20 +123,23 @@ class Outliers:
                 if known[event_id].pdu.key == key
             }
             rejected = {key: each for key, each in replaced.items() if each.flags & REJECTED}
-            for key in replaced.keys() - rejected.keys():
-                usable.setdefault(key, replaced[key])
-        return usable
+            behind |= {key: replaced[key] for key in replaced.keys() - rejected.keys()}
+        return behind
 
-    async def _store(self, room: int, fresh: Sequence[KnownPdu]) -> None:
+    async def _store(self, room: int, fresh: Sequence[KnownPdu]) -> dict[EventID, KnownPdu]:
+        """Make events durable; returns them as they are now."""
         tx = Transaction()
-        for each in fresh:
-            client, rest = stored_events.split_pdu(each.pdu)
-            stored_events.append_event(
-                tx, nid=each.nid, room=room, pos=None, pdu=each.pdu, line=None, seq=None,
-                relation=stored_events.relation_of(each.pdu.content), flags=each.flags,
-                client=client, rest=rest,
-            )  # fmt: skip
+        stored_events.append_outliers(
+            tx, room, [(each.nid, each.pdu, each.flags) for each in fresh]
+        )
         await self._db.commit(tx)
+        # Where somebody else stored some of them first, those numbers hold.
+        there = await stored_events.standings(self._db, [each.pdu.event_id for each in fresh])
+        found = {}
+        for each in fresh:
+            nid, flags = there[each.pdu.event_id]
+            found[each.pdu.event_id] = replace(each, nid=nid, flags=flags)
+        return found
 
 
 def _names_create(pdu: Pdu, version: RoomVersion) -> bool:
@@ -148,3 +162,8 @@ def _create_of(given: Mapping[EventID, Pdu], known: Mapping[EventID, KnownPdu]) 
         if pdu.type == "m.room.create":
             return pdu
     return None
+
+
+def create_of_room(room_id: RoomID) -> EventID:
+    """Return the create event of a room that is named by its hash."""
+    return EventID("$" + room_id[1:])

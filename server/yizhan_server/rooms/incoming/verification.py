@@ -5,7 +5,7 @@ Spec: server-server API, "Checks performed on receipt of a PDU", 1 to 3; "Signin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,10 +13,12 @@ from yizhan_server.federation_client.answers import RawPdu, read_pdu
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import BadJson, Forbidden
 from yizhan_server.protocol.event import InvalidPdu, Pdu, parse_pdu, with_content_hash_checked
-from yizhan_server.protocol.identifiers import EventID, RoomID
+from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName
 from yizhan_server.protocol.room_version import RoomVersion
 from yizhan_server.protocol.signing import InvalidSignature
 from yizhan_server.rooms.turns import Turns
+
+KeyUses = Mapping[ServerName, Mapping[tuple[str, ...], int]]
 
 
 class SignatureChecks(Protocol):
@@ -26,6 +28,10 @@ class SignatureChecks(Protocol):
         self, events: Sequence[JsonObject], version: RoomVersion
     ) -> list[InvalidSignature | None]:
         """Return, for each event, what is wrong with the signatures that it needs."""
+        ...
+
+    async def fetch_keys(self, uses: KeyUses, version: RoomVersion) -> None:
+        """Fetch those keys of servers that are not known."""
         ...
 
 
@@ -53,7 +59,7 @@ class Verification:
         turns = Turns()
         results: list[Pdu | Refusal] = []
         for raw in raws:
-            results.append(_parsed(raw, version))
+            results.append(read_format(raw, version))
             await turns.offer()
         return await self._checked(results, version, turns)
 
@@ -70,6 +76,13 @@ class Verification:
                 results[at] = BadlySigned(pdu.event_id, wrong)
             await turns.offer()
         return results
+
+    async def fetch_keys(self, uses: KeyUses, version: RoomVersion) -> None:
+        """Have at hand what keys can be had of servers whose many events are about to be checked.
+
+        `uses` has the time of the latest event by server and by the IDs of its keys.
+        """
+        await self._signatures.fetch_keys(uses, version)
 
     async def verify_one(self, raw: JsonObject, version: RoomVersion) -> Pdu:
         """Return an event that came alone, as JSON: M_BAD_JSON, or M_FORBIDDEN if not signed."""
@@ -103,7 +116,7 @@ class Verification:
         turns = Turns()
         found: list[Pdu] = []
         for raw in raws:
-            pdu = _parsed(raw, version)
+            pdu = read_format(raw, version)
             if (
                 isinstance(pdu, Pdu)
                 and pdu.room_id == room_id
@@ -119,7 +132,8 @@ class Verification:
         return [each for each in checked if isinstance(each, Pdu)]
 
 
-def _parsed(raw: RawPdu | JsonObject, version: RoomVersion) -> Pdu | InvalidPdu:
+def read_format(raw: RawPdu | JsonObject, version: RoomVersion) -> Pdu | InvalidPdu:
+    """Return the event, unverified, or in what way it does not have the format of its room."""
     try:
         read = read_pdu(raw, version) if isinstance(raw, RawPdu) else raw
         return parse_pdu(read, version)
