@@ -329,7 +329,7 @@ def build(
     device_lists, departures = DeviceLists(db, stream), Departures(db, stream, clock)
     forgetter = KeyForgetter(device_changes)
     connections = Connections(db, clock)
-    remote_lists, remote_keys = assemble_remote_keys(
+    remote_keys = assemble_remote_keys(
         db, stream, device_changes, background, federation_client, server_name
     )
     e2ee_keys = Keys(db, device_changes, remote_keys, server_name=server_name)
@@ -360,7 +360,7 @@ def build(
         db, stream, clock, rooms, shared_rooms,
         typing=typing, receipts=receipts, presence=presence,
         believes_presence=settings.presence.federated,
-        to_device=to_device, remote_lists=remote_lists, server_name=server_name,
+        to_device=to_device, remote_keys=remote_keys, server_name=server_name,
         followers={
             "m.room.guest_access": GuestAccess(members, personal.accounts).send_away,
             "m.room.tombstone": succession.follow_from,

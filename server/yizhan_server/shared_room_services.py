@@ -184,13 +184,12 @@ def assemble_remote_keys(
     background: Background,
     client: FederationClient,
     server_name: ServerName,
-) -> tuple[RemoteLists, RemoteKeys]:
+) -> RemoteKeys:
     """Build what keeps, and asks for, the keys of other servers' users."""
     lists = RemoteLists(db, stream, changes, client.queries, server_name=server_name)
-    keys = RemoteKeys(
+    return RemoteKeys(
         db, lists, client.queries, client.destinations, background, server_name=server_name
     )
-    return lists, keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +213,7 @@ def assemble_incoming(
     presence: Presence,
     believes_presence: bool,
     to_device: ToDevice,
-    remote_lists: RemoteLists,
+    remote_keys: RemoteKeys,
     server_name: ServerName,
     followers: Mapping[str, StateFollower],
 ) -> Incoming:
@@ -233,8 +232,8 @@ def assemble_incoming(
         "m.receipt": ephemeral.receipts,
         "m.presence": ephemeral.presence,
         "m.direct_to_device": to_device.receive,
-        "m.device_list_update": remote_lists.update,
-        "m.signing_key_update": remote_lists.update_signing_keys,
+        "m.device_list_update": remote_keys.update,
+        "m.signing_key_update": remote_keys.update_signing_keys,
     }
     transactions = IncomingTransactions(
         rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus, followers

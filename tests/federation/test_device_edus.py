@@ -196,6 +196,18 @@ async def test_an_identity_and_its_change_are_seen_and_signatures_stay_at_home(
     assert alice.user_id not in (await master_key_seen(replaced)).get("signatures", {})
 
 
+async def hears_all(alice: Person, bob: Person, identity: CrossSigningIdentity) -> None:
+    """Sync until somebody's identity is seen and no more is told of it."""
+
+    async def is_seen() -> None:
+        seen = (await queries(alice, bob.user_id))["master_keys"].get(bob.user_id, {})
+        assert seen.get("keys") == identity.master_key()["keys"]
+
+    await until(alice, is_seen)
+    while (await alice.syncs(timeout_ms=500)).body.get("device_lists"):
+        pass
+
+
 def update(person: Person, device: CryptoDevice, stream_id: int, *prev: int) -> JsonObject:
     return {
         "user_id": person.user_id, "device_id": device.device_id, "stream_id": stream_id,
@@ -236,9 +248,8 @@ async def test_a_server_changes_no_keys_of_others(pair: Pair) -> None:
     device = await uploads_keys(bob)
     identity = CrossSigningIdentity(bob.user_id)
     await bob.post("/v3/keys/device_signing/upload", identity.body())
-    await sees(alice, changed(bob))
+    await hears_all(alice, bob, identity)
     before = await queries(alice, bob.user_id, carol.user_id)
-    await alice.syncs()
 
     ghost = CryptoDevice(carol.user_id, "GHOST")
     await tells(b, a, "m.device_list_update", update(carol, ghost, 10**6))
@@ -283,10 +294,10 @@ async def test_a_server_that_is_away_is_named_and_missed_people_are_told_of_late
     pair: Pair,
 ) -> None:
     alice, bob, room = await meet(pair)
-    await uploads_keys(bob)
     b = pair[1]
+    await b.door.closes()  # it still speaks to others
+    await uploads_keys(bob)
     await sees(alice, changed(bob))
-    await b.door.closes()
     claim = {"one_time_keys": {bob.user_id: {bob.device_id: "signed_curve25519"}}}
     assert list((await alice.post("/v3/keys/claim", claim))["failures"]) == [b.server_name]
     assert list((await queries(alice, bob.user_id))["failures"]) == [b.server_name]
@@ -298,6 +309,68 @@ async def test_a_server_that_is_away_is_named_and_missed_people_are_told_of_late
         assert await devices_seen(alice, bob) == {bob.device_id}
 
     await until(alice, alice_sees_his_device)
+
+
+async def asks_for(pair: Pair, alice: Person, *people: Person) -> None:
+    """Wait until the first server has asked for lists; no client has."""
+    async with asyncio.timeout(10):
+        while questions(pair) != [person.user_id for person in people]:
+            await alice.syncs(timeout_ms=100)
+
+
+async def test_a_list_is_asked_for_when_a_change_is_told_and_once_more_after_a_gap(
+    pair: Pair,
+) -> None:
+    a, b = pair
+    alice, bob, _ = await meet(pair)
+    device = await uploads_keys(bob)
+    await asks_for(pair, alice, bob)
+    # Whoever wants it meanwhile waits for the same answer.
+    assert await devices_seen(alice, bob) == {bob.device_id}
+    assert questions(pair) == [bob.user_id]
+    await tells(b, a, "m.device_list_update", update(bob, device, 10**6, 10**6 - 1))
+    await asks_for(pair, alice, bob, bob)
+    assert await devices_seen(alice, bob) == {bob.device_id}
+    assert questions(pair) == [bob.user_id, bob.user_id]
+
+
+async def test_who_comes_back_with_another_device_is_asked_for_before_anybody_wants_it(
+    pair: Pair,
+) -> None:
+    alice, bob, room = await meet(pair)
+    await uploads_keys(bob)
+    await asks_for(pair, alice, bob)
+    await bob.leaves(room)
+    second = await pair[1].signs_in("bob")
+    await uploads_keys(second)
+    await shares_room(alice, bob, pair[0])
+    await asks_for(pair, alice, bob, bob)
+    assert await devices_seen(alice, bob) == {bob.device_id, second.device_id}
+    assert questions(pair) == [bob.user_id, bob.user_id]
+
+
+async def test_what_a_server_says_of_its_devices_is_handed_on_with_names_and_gaps(
+    pair: Pair,
+) -> None:
+    a, b = pair
+    alice, bob, _ = await meet(pair)
+    device = await uploads_keys(bob)
+    assert await devices_seen(alice, bob) == {bob.device_id}
+    known = await b.parts.services.peer_key_queries.devices(bob.user_id)  # type: ignore[arg-type]
+    now = known["stream_id"]
+    named = {**update(bob, device, now + 1, now), "device_display_name": "鲍勃的手机"}
+    await tells(b, a, "m.device_list_update", named)
+    bare = {**update(bob, device, now + 2, now + 1), "device_id": "BARE", "keys": {"of": "another"}}
+    await tells(b, a, "m.device_list_update", {**bare, "device_display_name": "长" * 200})
+    seen = (await queries(alice, bob.user_id))["device_keys"][bob.user_id]
+    assert seen[bob.device_id] == {
+        **device.keys(), "unsigned": {"device_display_name": "鲍勃的手机"}
+    }  # fmt: skip
+    # Of no use to anybody, and yet no other device than it is.
+    assert seen["BARE"] == {
+        "user_id": bob.user_id, "device_id": "BARE", "of": "another",
+        "algorithms": [], "keys": {}, "signatures": {}, "unsigned": {},
+    }  # fmt: skip
 
 
 async def test_nothing_is_lost_while_a_server_is_away(pair: Pair) -> None:

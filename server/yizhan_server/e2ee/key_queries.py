@@ -84,12 +84,12 @@ class KeyQueries:
         for user_ids in portions(sorted(kept)):
             for user_id in user_ids:
                 answer["device_keys"][user_id] = {}
-            for user_id, device_id, keys in await stored_remote.devices_of_users(
+            for user_id, device_id, device in await stored_remote.devices_of_users(
                 self._db, user_ids
             ):
                 if not wanted[user_id] or device_id in wanted[user_id]:
-                    shown = b'%b,"unsigned":{}}' % keys[:-1]
-                    answer["device_keys"][user_id][device_id] = orjson.Fragment(shown)
+                    shown = _shown(device.keys, device.display_name)
+                    answer["device_keys"][user_id][device_id] = shown
             await self._add_cross_signing(answer, requester, user_ids)
 
     async def _add_devices(
@@ -104,11 +104,8 @@ class KeyQueries:
         for user_id, device_id, keys, display_name in found:
             if wanted[user_id] and device_id not in wanted[user_id]:
                 continue
-            named = with_names and display_name is not None
-            unsigned = {"device_display_name": display_name} if named else {}
-            # Stored without `unsigned`, and never empty.
-            shown = b'%b,"unsigned":%b}' % (keys[:-1], orjson.dumps(unsigned))
-            answer["device_keys"][user_id][device_id] = orjson.Fragment(shown)
+            shown = _shown(keys, display_name if with_names else None)
+            answer["device_keys"][user_id][device_id] = shown
 
     async def _add_cross_signing(
         self, answer: JsonObject, requester: UserID | None, user_ids: list[str]
@@ -131,3 +128,9 @@ class KeyQueries:
                 own = master.setdefault("signatures", {}).setdefault(requester, {})
                 own[f"ed25519:{signer_key}"] = signature
                 answer["master_keys"][user_id] = master
+
+
+def _shown(keys: bytes, display_name: str | None) -> orjson.Fragment:
+    """Return a device's keys, which are stored without `unsigned` and never empty."""
+    unsigned = {} if display_name is None else {"device_display_name": display_name}
+    return orjson.Fragment(b'%b,"unsigned":%b}' % (keys[:-1], orjson.dumps(unsigned)))

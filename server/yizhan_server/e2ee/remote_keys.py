@@ -2,7 +2,8 @@
 
 Servers are asked at once, each with a bounded number of questions at a time, and nobody waits
 longer than the client said. A server that does not answer is named in `failures`; when it is back,
-clients are told to ask again.
+clients are told to ask again. What it says of changes that do not follow what is known has it asked
+in the background, so that the list is there when a client comes.
 
 Spec: client-server API, "Key management API"; server-server API, "End-to-End Encryption".
 """
@@ -19,7 +20,7 @@ from weakref import WeakValueDictionary
 import orjson
 
 from yizhan_server.e2ee.cross_signing import check_key
-from yizhan_server.e2ee.remote_lists import encode_device_keys
+from yizhan_server.e2ee.remote_forms import encode_device_keys
 from yizhan_server.federation_client.errors import (
     PeerNotAllowed,
     RemoteFailure,
@@ -81,7 +82,18 @@ class RemoteKeys:
         self._slots = asyncio.Semaphore(QUESTIONS)
         # Order: a user's lock before a slot.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._missed: dict[ServerName, set[UserID]] = {}
+        self._missed: dict[ServerName, dict[UserID, bool]] = {}
+        """Whom to ask for, by server; and whether a client has been told of a failure."""
+
+    async def update(self, origin: ServerName, content: JsonObject) -> None:
+        """Take m.device_list_update; ask for the list if that does not follow what is known."""
+        user_id = await self._lists.update(origin, content)
+        self._note_missed(origin, [] if user_id is None else [user_id], was_wanted=False)
+
+    async def update_signing_keys(self, origin: ServerName, content: JsonObject) -> None:
+        """Take m.signing_key_update; ask for the list if that does not follow what is known."""
+        user_id = await self._lists.update_signing_keys(origin, content)
+        self._note_missed(origin, [] if user_id is None else [user_id], was_wanted=False)
 
     async def query(self, wanted: Wanted, timeout_ms: int) -> tuple[set[str], JsonObject]:
         """Look for keys; returns the users whose lists are kept now, and the rest of the answer.
@@ -107,6 +119,7 @@ class RemoteKeys:
             self._note_missed(
                 ServerName(server),
                 [u for u in asked if u in sharing and server_name_of(u) == server],
+                was_wanted=True,
             )
         return sharing, answer
 
@@ -136,42 +149,50 @@ class RemoteKeys:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _fetch(self, user_id: UserID, server: ServerName) -> None:
+    async def _fetch(self, user_id: UserID, server: ServerName) -> bool:
+        """Make a list kept; whether that took a question."""
         lock = self._locks.setdefault(user_id, asyncio.Lock())
         async with lock:
             if await storage.users_kept(self._db, self._server_name, [user_id]):
-                return  # another client has asked meanwhile
+                return False  # another client has asked meanwhile
             try:
                 async with self._slots:
                     await self._lists.fetch(user_id, server)
             except RemoteRefused:
-                return  # the server knows no such user
+                return False  # the server knows no such user
+            return True
 
-    def _note_missed(self, server: ServerName, users: Collection[str]) -> None:
-        """Ask again for users when their server is back."""
+    def _note_missed(self, server: ServerName, users: Collection[str], *, was_wanted: bool) -> None:
+        """Ask for users, one after the other, as soon as their server answers.
+
+        Clients are then told, also those that have heard of a change: they may not have waited.
+        """
         if not users:
             return
         waiting = self._missed.get(server)
         if waiting is None:
-            waiting = self._missed[server] = set()
+            waiting = self._missed[server] = {}
             self._background.keep(f"device lists of {server}", partial(self._retry, server))
-        waiting.update(map(UserID, islice(users, MAX_MISSED - len(waiting))))
+        for user_id in map(UserID, islice(users, MAX_MISSED - len(waiting))):
+            waiting[user_id] = was_wanted or waiting.get(user_id, False)
 
     async def _retry(self, server: ServerName) -> None:
         waiting = self._missed[server]
         while waiting:
             await self._destinations.wait_until_due(server)
             user_id = next(iter(waiting))
+            # Before it is asked for: what changes meanwhile has it asked for once more.
+            was_wanted = waiting.pop(user_id)
             try:
-                await self._fetch(user_id, server)
+                has_asked = await self._fetch(user_id, server)
             except (RemoteUnavailable, TimeoutError):
+                waiting[user_id] = was_wanted or waiting.get(user_id, False)
                 await asyncio.sleep(RETRY_S)
-                continue
             except RemoteFailure:
-                pass
+                continue
             else:
-                await self._lists.tell_changed(user_id)
-            waiting.discard(user_id)
+                if was_wanted or has_asked:
+                    await self._lists.tell_changed(user_id)
         del self._missed[server]
 
     async def claim(

@@ -1,8 +1,8 @@
 """The device lists of other servers' users, kept up to date by what their servers tell.
 
-A list is asked for when a client first wants it. From then on each change names the one before it;
-one that does not follow what is known breaks the list, and clients are told that it changed, so
-that it is asked for again when they come. Nothing is asked for that nobody wants.
+A list is asked for when a client first wants it, or its user's server tells of a change. From then
+on each change names the one before it; one that does not follow what is known breaks the list:
+clients are told that it changed, and it is asked for again.
 
 Keys are handed on as they are: whether they are any good, clients judge. Only their form, their
 owner and the master key's signature of the self-signing key are checked here.
@@ -18,8 +18,8 @@ import msgspec
 
 from yizhan_database import GuardFailed, Transaction
 from yizhan_server.e2ee.cross_signing import check_key
-from yizhan_server.e2ee.input import check_name, encode_key, is_name
-from yizhan_server.e2ee.keys import MAX_IDENTITY_BYTES
+from yizhan_server.e2ee.input import check_name
+from yizhan_server.e2ee.remote_forms import devices_by_id, encode_device_keys, fit_name
 from yizhan_server.e2ee.retrying import ATTEMPTS, until_committed
 from yizhan_server.e2ee.signatures import (
     WrongSignature,
@@ -35,10 +35,9 @@ from yizhan_server.protocol.errors import BadJson, MatrixError
 from yizhan_server.storage import e2ee_keys as stored_keys
 from yizhan_server.storage import remote_devices as storage
 from yizhan_server.storage.e2ee_keys import CrossSigningKeys
+from yizhan_server.storage.remote_devices import RemoteDevice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from yizhan_database import Database
     from yizhan_server.e2ee.device_changes import DeviceChanges
     from yizhan_server.federation_client.queries import QueryRequests, UserDevices
@@ -51,7 +50,6 @@ T = TypeVar("T")
 
 FETCHES = 3
 """How often a list is asked for because it changed meanwhile."""
-MAX_DEVICES = 1000
 MAX_STREAM_ID = 2**63 - 1
 
 
@@ -64,6 +62,7 @@ class _Update(msgspec.Struct):
     prev_id: list[int] = []
     deleted: bool = False
     keys: JsonObject | None = None
+    device_display_name: str | None = None
 
 
 class _SigningUpdate(msgspec.Struct):
@@ -92,44 +91,53 @@ class RemoteLists:
         self._requests = requests
         self._server_name = server_name
 
-    async def update(self, origin: ServerName, content: JsonObject) -> None:
-        """Take m.device_list_update of a user who shares a room with somebody here."""
+    async def update(self, origin: ServerName, content: JsonObject) -> UserID | None:
+        """Take m.device_list_update of a user who shares a room with somebody here.
+
+        Returns that user if the list is now to be asked for.
+        """
         said = _parse(content, _Update)
         user_id = parse_sender(origin, said.user_id)
         check_name(said.device_id, "A device id")
         if not 0 <= said.stream_id <= MAX_STREAM_ID:
             raise BadJson("No such 'stream_id'")
-        keys = None
+        device = None
         if said.keys is not None and not said.deleted:
             keys = encode_device_keys(user_id, said.device_id, said.keys)
+            device = RemoteDevice(keys, fit_name(said.device_display_name))
         if not await storage.users_sharing(self._db, self._server_name, [user_id]):
-            return
+            return None
 
-        async def attempt() -> None:
+        async def attempt() -> UserID | None:
             known = await storage.find_list(self._db, user_id)
             kept = await storage.users_kept(self._db, self._server_name, [user_id])
             tx = Transaction()
             holds = known is not None and (kept or not known.complete)
             if known is not None and holds and said.stream_id <= known.stream_id:
-                return  # counted in already, or known to be missing
-            if known is not None and kept and max(said.prev_id, default=-1) == known.stream_id:
+                return None  # counted in already, or known to be missing
+            follows = known is not None and max(said.prev_id, default=-1) == known.stream_id
+            if known is not None and kept and follows:
                 storage.advance_list(tx, user_id, known, said.stream_id)
-                storage.replace_device(tx, user_id, said.device_id, keys)
+                storage.replace_device(tx, user_id, said.device_id, device)
             else:
                 storage.break_list(tx, user_id, known, said.stream_id)
             self._changes.record_remote(tx, user_id)
             await self._db.commit(tx)
+            return None if kept and follows else user_id
 
-        await until_committed(attempt)
+        return await until_committed(attempt)
 
-    async def update_signing_keys(self, origin: ServerName, content: JsonObject) -> None:
-        """Take m.signing_key_update of a user who shares a room with somebody here."""
+    async def update_signing_keys(self, origin: ServerName, content: JsonObject) -> UserID | None:
+        """Take m.signing_key_update of a user who shares a room with somebody here.
+
+        Returns that user if the list is now to be asked for.
+        """
         said = _parse(content, _SigningUpdate)
         user_id = parse_sender(origin, said.user_id)
         if not await storage.users_sharing(self._db, self._server_name, [user_id]):
-            return
+            return None
 
-        async def attempt() -> None:
+        async def attempt() -> UserID | None:
             found = await stored_keys.find_cross_signing(self._db, [user_id])
             stored = found.get(user_id)
             tx = Transaction()
@@ -142,12 +150,13 @@ class RemoteLists:
                 new = None
             if new is not None:
                 if stored is not None and _same(stored, new):
-                    return
+                    return None
                 _record_identity(tx, stored, new)
             self._changes.record_remote(tx, user_id)
             await self._db.commit(tx)
+            return user_id if new is None else None
 
-        await until_committed(attempt)
+        return await until_committed(attempt)
 
     async def fetch(self, user_id: UserID, server: ServerName) -> None:
         """Ask for a user's list and keep it. Raises RemoteFailure.
@@ -172,7 +181,7 @@ class RemoteLists:
     ) -> bool:
         """Keep an answer, unless something has come meanwhile that it does not hold."""
         stream_id = min(max(answer.stream_id, 0), MAX_STREAM_ID)
-        devices = dict(_devices(user_id, answer.devices))
+        devices = devices_by_id(user_id, answer.devices)
         try:
             new = _merged(user_id, identity, answer.master_key, answer.self_signing_key)
         except MatrixError:
@@ -204,28 +213,6 @@ class RemoteLists:
         tx = Transaction()
         self._changes.record_remote(tx, user_id)
         await self._db.commit(tx)
-
-
-def encode_device_keys(user_id: str, device_id: str, keys: JsonObject) -> bytes:
-    """Return a device's identity keys as they are kept, or answer M_BAD_JSON or M_TOO_LARGE."""
-    if keys.get("user_id") != user_id or keys.get("device_id") != device_id:
-        raise BadJson("These are the keys of another user or device")
-    signatures = keys.get("signatures", {})
-    if not isinstance(signatures, dict) or not isinstance(keys.get("keys"), dict):
-        raise BadJson("'keys' and 'signatures' are objects")
-    kept = {**signed_part(keys), "signatures": signatures}
-    return encode_key(kept, "The keys of a device", MAX_IDENTITY_BYTES)
-
-
-def _devices(user_id: UserID, devices: list[JsonObject]) -> Iterable[tuple[str, bytes]]:
-    """Yield those devices that have keys that are in order."""
-    for device in devices[:MAX_DEVICES]:
-        device_id, keys = device.get("device_id"), device.get("keys")
-        if isinstance(device_id, str) and is_name(device_id) and isinstance(keys, dict):
-            try:
-                yield device_id, encode_device_keys(user_id, device_id, keys)
-            except (MatrixError, ValueError):
-                continue
 
 
 def _merged(

@@ -1,7 +1,8 @@
 """Changes of devices and cross-signing keys, as they are told to other servers.
 
 They follow from the record of changes, so that nothing is stored for a server that is away; what
-it is told when it is back are the keys as they are then.
+it is told when it is back are the keys as they are then. Of somebody who comes into a room of
+servers that no longer heard of them, or never did, these are told the last change once more.
 
 Spec: server-server API, "Device Management", "End-to-End Encryption".
 """
@@ -29,8 +30,9 @@ class DeviceEdus:
         self._db = db
 
     async def concerned(self, after: int, upto: int) -> set[ServerName]:
-        """Return the servers that share a room with somebody whose keys changed."""
+        """Return the servers that share a room with somebody whose keys changed, or who came."""
         servers = await stored_changes.servers_concerned(self._db, after, upto)
+        servers += await stored_changes.servers_met(self._db, after, upto)
         return {ServerName(server) for server in servers}
 
     async def owed(
@@ -48,7 +50,42 @@ class DeviceEdus:
                 )
                 if change not in changes
             ]
-        return [await self._edu(change) for change in changes], upto
+        met, upto = await self._met(server, after, upto, limit)
+        told = [*met, *((change.pos, change) for change in changes if change.pos <= upto)]
+        told.sort(key=lambda each: each[0])
+        return [await self._edu(change) for _, change in told], upto
+
+    async def _met(
+        self, server: ServerName, after: int, upto: int, limit: int
+    ) -> tuple[list[tuple[int, OwedChange]], int]:
+        """Return the last changes of those who met the server in (after, upto], and where.
+
+        A server that has no list of theirs, or an old one, finds that it misses what is before.
+        """
+        meetings = await stored_changes.meetings(self._db, server, after, upto, limit)
+        if len(meetings) == limit:
+            last = meetings[-1].pos
+            meetings = [each for each in meetings if each.pos < last] or meetings
+            upto = meetings[-1].pos
+        met: dict[str, tuple[int, OwedChange]] = {}
+        for meeting in meetings:
+            user_id = meeting.user_id
+            if user_id in met or await self._has_heard(server, user_id, after):
+                continue
+            change = await stored_changes.last_change_before(self._db, user_id, meeting.pos)
+            # What is of this stretch itself is owed anyhow.
+            if change is not None and change.pos <= after:
+                met[user_id] = (meeting.pos, change)
+        return list(met.values()), upto
+
+    async def _has_heard(self, server: ServerName, user_id: str, upto: int) -> bool:
+        """Whether a server shared a room with somebody at a position, and shares it still."""
+        for room in await stored_changes.rooms_shared(self._db, server, user_id, upto):
+            event = await stored_changes.member_event_at(self._db, room, user_id, upto)
+            said = await stored_changes.memberships_said(self._db, [event]) if event else {}
+            if said.get(event) == "join":
+                return True
+        return False
 
     async def _edu(self, change: OwedChange) -> JsonObject:
         if change.kind is ChangeKind.CROSS_SIGNING:

@@ -133,6 +133,70 @@ async def owed_changes(
 
 
 @dataclass(frozen=True, slots=True)
+class Meeting:
+    """Somebody with keys has come into a room, and shares no other one with a server there."""
+
+    pos: int
+    user_id: str
+
+
+async def servers_met(db: Database, after: int, upto: int) -> list[str]:
+    """Return the servers of the rooms that somebody with keys came into in (after, upto]."""
+    rows = await db.rows(
+        "SELECT DISTINCT s.server FROM membership AS m"
+        " JOIN room_server AS s ON s.room = m.room AND s.to_pos = 0"
+        " WHERE m.pos > ? AND m.pos <= ? AND m.membership = 'join' AND EXISTS"
+        " (SELECT 1 FROM device_keys AS k WHERE k.user_id = m.user_id AND k.keys IS NOT NULL)",
+        after, upto,
+    )  # fmt: skip
+    return [server for (server,) in rows]
+
+
+async def meetings(db: Database, server: str, after: int, upto: int, limit: int) -> list[Meeting]:
+    """Return the first meetings of people of ours with a server in (after, upto], in order.
+
+    A change of name in a shared room may look like one.
+    """
+    rows = await db.rows(
+        "SELECT m.pos, m.user_id FROM membership AS m"
+        " JOIN room_server AS s ON s.room = m.room AND s.server = ? AND s.to_pos = 0"
+        " WHERE m.pos > ? AND m.pos <= ? AND m.membership = 'join' AND EXISTS"
+        " (SELECT 1 FROM device_keys AS k WHERE k.user_id = m.user_id AND k.keys IS NOT NULL)"
+        " AND NOT EXISTS (SELECT 1 FROM membership AS o JOIN room_server AS t"
+        " ON t.room = o.room AND t.server = ? AND t.to_pos = 0 AND t.from_pos < m.pos"
+        " WHERE o.user_id = m.user_id AND o.membership = 'join' AND o.pos < m.pos)"
+        " ORDER BY m.pos, m.user_id LIMIT ?",
+        server, after, upto, server, limit,
+    )  # fmt: skip
+    return [Meeting(pos, user_id) for pos, user_id in rows]
+
+
+async def rooms_shared(db: Database, server: str, user_id: str, since: int) -> list[int]:
+    """Return the rooms in which a user now is with a server that has been there since."""
+    rows = await db.rows(
+        "SELECT m.room FROM membership AS m JOIN room_server AS s ON s.room = m.room"
+        " AND s.server = ? AND s.to_pos = 0 AND s.from_pos <= ?"
+        " WHERE m.user_id = ? AND m.membership = 'join'",
+        server, since, user_id,
+    )  # fmt: skip
+    return [room for (room,) in rows]
+
+
+async def last_change_before(db: Database, user_id: str, upto: int) -> OwedChange | None:
+    """Return the last change of a user's devices up to a position."""
+    rows = await db.rows(
+        "SELECT pos, device_id, kind FROM device_change WHERE user_id = ? AND pos <= ?"
+        " AND kind IN (?, ?) ORDER BY pos DESC LIMIT 2",
+        user_id, upto, *OF_DEVICES,
+    )  # fmt: skip
+    if not rows:
+        return None
+    pos, device_id, kind = rows[0]
+    prev_pos = rows[1][0] if len(rows) > 1 else None
+    return OwedChange(pos, user_id, device_id, ChangeKind(kind), prev_pos)
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What a window of the stream holds that may concern a viewer's device lists."""
 

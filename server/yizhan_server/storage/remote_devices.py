@@ -21,6 +21,14 @@ class RemoteList:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteDevice:
+    """A device that has keys."""
+
+    keys: bytes
+    display_name: str | None
+
+
 async def find_list(db: Database, user_id: str) -> RemoteList | None:
     """Return how far a user's list is."""
     row = await db.row(
@@ -61,14 +69,21 @@ async def users_kept(db: Database, own: str, user_ids: Collection[str]) -> set[s
     return {user_id for (user_id,) in rows}
 
 
-async def devices_of_users(db: Database, user_ids: Collection[str]) -> list[tuple[str, str, bytes]]:
-    """Return (user, device, keys) of the users' devices, as far as they are kept."""
+async def devices_of_users(
+    db: Database, user_ids: Collection[str]
+) -> list[tuple[str, str, RemoteDevice]]:
+    """Return (user, device id, device) of the users' devices, as far as they are kept."""
     rows = await db.rows(
         *in_list(
-            "SELECT user_id, device_id, keys FROM remote_device WHERE user_id IN (??)", user_ids
+            "SELECT user_id, device_id, keys, display_name FROM remote_device"
+            " WHERE user_id IN (??)",
+            user_ids,
         )
     )
-    return [(user_id, device_id, keys) for user_id, device_id, keys in rows]
+    return [
+        (user_id, device_id, RemoteDevice(keys, display_name))
+        for user_id, device_id, keys, display_name in rows
+    ]
 
 
 def replace_list(
@@ -77,7 +92,7 @@ def replace_list(
     known: RemoteList | None,
     stream_id: int,
     pos: int,
-    devices: Mapping[str, bytes],
+    devices: Mapping[str, RemoteDevice],
 ) -> None:
     """Keep a list that was asked for, if nothing came meanwhile. A guard."""
     if known is None:
@@ -93,8 +108,8 @@ def replace_list(
             stream_id, pos, user_id, known.stream_id, int(known.complete),
         )  # fmt: skip
     tx.execute("DELETE FROM remote_device WHERE user_id = ?", user_id)
-    for device_id, keys in devices.items():
-        replace_device(tx, user_id, device_id, keys)
+    for device_id, device in devices.items():
+        replace_device(tx, user_id, device_id, device)
 
 
 def advance_list(tx: Transaction, user_id: str, known: RemoteList, stream_id: int) -> None:
@@ -122,15 +137,18 @@ def break_list(tx: Transaction, user_id: str, known: RemoteList | None, stream_i
         )  # fmt: skip
 
 
-def replace_device(tx: Transaction, user_id: str, device_id: str, keys: bytes | None) -> None:
+def replace_device(
+    tx: Transaction, user_id: str, device_id: str, device: RemoteDevice | None
+) -> None:
     """Keep the keys of a device; None where it has none, or is no more."""
-    if keys is None:
+    if device is None:
         tx.execute(
             "DELETE FROM remote_device WHERE user_id = ? AND device_id = ?", user_id, device_id
         )
     else:
         tx.execute(
-            "INSERT INTO remote_device (user_id, device_id, keys) VALUES (?, ?, ?)"
-            " ON CONFLICT (user_id, device_id) DO UPDATE SET keys = excluded.keys",
-            user_id, device_id, keys,
+            "INSERT INTO remote_device (user_id, device_id, keys, display_name)"
+            " VALUES (?, ?, ?, ?) ON CONFLICT (user_id, device_id)"
+            " DO UPDATE SET keys = excluded.keys, display_name = excluded.display_name",
+            user_id, device_id, device.keys, device.display_name,
         )  # fmt: skip
