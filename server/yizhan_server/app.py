@@ -64,6 +64,7 @@ from yizhan_server.ephemeral.receipts import Receipts
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.ephemeral.unread import UnreadCounts
 from yizhan_server.federation.outbox import Outbox
+from yizhan_server.federation.outbox_expiry import OutboxExpiry
 from yizhan_server.federation_client.client import FederationClient, open_federation_client
 from yizhan_server.federation_services import assemble_federation
 from yizhan_server.flows.dehydration import Dehydration
@@ -251,6 +252,7 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         background.keep("oauth", homeserver.services.oauth_grants.run)
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
         background.keep("housekeeping", housekeeping.run)
+        background.keep("outbox expiry", OutboxExpiry(db, clock).run)
         background.keep("delayed events", homeserver.services.delayed.run)
         retention = Retention(db, clock, homeserver.services.rooms, settings.retention)
         background.keep("retention", retention.run)

@@ -204,7 +204,7 @@ class ToDevice:
                 self._wake_server(server)
 
         tx.after_commit(show)
-        stored_destinations.append_edus(tx, edus, FOLLOWER)
+        stored_destinations.append_edus(tx, edus, FOLLOWER, self._clock.now_ms())
 
     async def pending(
         self, user_id: UserID, device_id: str, upto: int, limit: int = 100

@@ -224,7 +224,9 @@ class Outbox:
             return True
         edus += self._take_fleeting(server, MAX_EDUS - len(edus))
         last = waiting[-1][0] if waiting else 0
-        storage.store_transaction(tx, server, _txn_id(), self._body(pdus, edus), upto, last)
+        storage.store_transaction(
+            tx, server, _txn_id(), self._body(pdus, edus), upto, last, self._clock.now_ms()
+        )
         with suppress(GuardFailed):
             await self._db.commit(tx)
         return True
@@ -249,7 +251,8 @@ class Outbox:
     async def _send(self, server: ServerName, txn_id: str, body: bytes, *, give_up: bool) -> bool:
         """Return once the server has taken a transaction; with `give_up` after one attempt.
 
-        False if it is no longer to be spoken with.
+        Also when the transaction has been given up meanwhile, which its end then shows. False if
+        the server is no longer to be spoken with.
         """
         while True:
             try:
@@ -257,9 +260,14 @@ class Outbox:
             except PeerNotAllowed:
                 return False
             except RemoteUnavailable:
+                # By the time that it is back they are stale.
+                self._fleeting.pop(server, None)
                 if give_up:
                     return True
                 await self._destinations.wait_until_due(server)
+                busy = await storage.find_busy(self._db, server)
+                if busy is None or busy.txn_id != txn_id:
+                    return True
             except RemoteFailure as failure:
                 log.warning("transaction not taken", extra={"why": str(failure)})
                 if give_up:

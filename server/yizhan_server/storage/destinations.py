@@ -99,13 +99,19 @@ async def find_busy(db: Database, server: str) -> BusyDestination | None:
 
 
 def store_transaction(
-    tx: Transaction, server: str, txn_id: str, body: bytes, upto_pos: int, upto_edu: int
+    tx: Transaction,
+    server: str,
+    txn_id: str,
+    body: bytes,
+    upto_pos: int,
+    upto_edu: int,
+    now_ms: int,
 ) -> None:
     """Keep the transaction that a server is about to be sent. A guard: there is one at a time."""
     tx.guard(
-        "UPDATE busy_destination SET txn_id = ?, body = ?, upto_pos = ?, upto_edu = ?"
-        " WHERE server = ? AND txn_id IS NULL",
-        txn_id, body, upto_pos, upto_edu, server,
+        "UPDATE busy_destination SET txn_id = ?, body = ?, upto_pos = ?, upto_edu = ?,"
+        " since_ms = ? WHERE server = ? AND txn_id IS NULL",
+        txn_id, body, upto_pos, upto_edu, now_ms, server,
     )  # fmt: skip
 
 
@@ -137,12 +143,17 @@ def delete_busy(tx: Transaction, server: str) -> None:
     )
 
 
-def append_edus(tx: Transaction, edus: list[tuple[str, Pos, bytes]], follower: str) -> None:
+def append_edus(
+    tx: Transaction, edus: list[tuple[str, Pos, bytes]], follower: str, now_ms: int
+) -> None:
     """Queue EDUs (server, position, JSON) that must arrive, and note their servers as busy.
 
     One that was not has been sent everything that `follower`, who notes such things, has seen.
     """
-    tx.execute_many("INSERT INTO outbox (server, nid, edu) VALUES (?, ?, ?)", edus)
+    tx.execute_many(
+        "INSERT INTO outbox (server, nid, edu, ts_ms) VALUES (?, ?, ?, ?)",
+        [(*edu, now_ms) for edu in edus],
+    )
     tx.execute_many(
         "INSERT INTO busy_destination (server, sent_pos)"
         " VALUES (?, coalesce((SELECT pos FROM follower WHERE name = ?), 0))"
@@ -157,6 +168,54 @@ async def first_edus(db: Database, server: str, limit: int) -> list[tuple[int, b
         "SELECT nid, edu FROM outbox WHERE server = ? ORDER BY nid LIMIT ?", server, limit
     )
     return [(nid, edu) for nid, edu in rows]
+
+
+async def waits_since_ms(db: Database, server: str) -> int:
+    """Return since when the oldest that is kept for a server waits; 0 if that is not known.
+
+    2**62 if nothing is kept.
+    """
+    rows = await db.rows(
+        "SELECT since_ms FROM busy_destination WHERE server = ? AND txn_id IS NOT NULL"
+        " UNION ALL SELECT ts_ms FROM outbox WHERE server = ?"
+        " AND nid = (SELECT min(nid) FROM outbox WHERE server = ?)",
+        server, server, server,
+    )  # fmt: skip
+    return min((ms for (ms,) in rows), default=2**62)
+
+
+async def find_surplus(db: Database, server: str, most: int) -> int | None:
+    """Return the last of the EDUs that are too many for a server; None if there is none."""
+    row = await db.row(
+        "SELECT nid FROM outbox WHERE server = ? ORDER BY nid DESC LIMIT 1 OFFSET ?", server, most
+    )
+    return None if row is None else row[0]
+
+
+def date_undated(tx: Transaction, server: str, now_ms: int) -> None:
+    """Have what was kept for a server before times were kept wait since now."""
+    tx.execute("UPDATE outbox SET ts_ms = ? WHERE server = ? AND ts_ms = 0", now_ms, server)
+    tx.execute(
+        "UPDATE busy_destination SET since_ms = ? WHERE server = ? AND since_ms = 0",
+        now_ms, server,
+    )  # fmt: skip
+
+
+def delete_waiting(tx: Transaction, server: str, before_ms: int, surplus: int) -> None:
+    """Give up the EDUs for a server from before a time, and those up to `surplus`.
+
+    So also the transaction on its way, if it is from before: what the stream owes the server
+    beside them will be in the next one.
+    """
+    tx.execute(
+        "DELETE FROM outbox WHERE server = ? AND (ts_ms < ? OR nid <= ?)",
+        server, before_ms, surplus,
+    )  # fmt: skip
+    tx.execute(
+        "UPDATE busy_destination SET txn_id = NULL, body = NULL, upto_pos = NULL, upto_edu = NULL"
+        " WHERE server = ? AND since_ms < ?",
+        server, before_ms,
+    )  # fmt: skip
 
 
 async def servers_of_rooms(
