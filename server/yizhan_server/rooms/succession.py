@@ -41,13 +41,15 @@ class Succession:
 
     async def follow_into(self, new: Room, user_id: UserID) -> None:
         """Let names follow into a room that a user of ours has joined, and the user's settings."""
-        old = await self._rooms.find(await _predecessor_of(new))
+        predecessor = await _predecessor_of(new)
+        old = await self._rooms.find(predecessor) if predecessor else None
         if old is not None and await _replacement_of(old) == new.room_id:
             await self._follow(old, new, [user_id])
 
     async def follow_from(self, old: Room) -> None:
         """Let names and settings follow from a room that has just been given its tombstone."""
-        new = await self._rooms.find(await _replacement_of(old))
+        replacement = await _replacement_of(old)
+        new = await self._rooms.find(replacement) if replacement else None
         if new is None or await _predecessor_of(new) != old.room_id:
             return
         if here := list(await new.local_users()):
@@ -61,9 +63,13 @@ class Succession:
 
     async def move_names(self, old: Room, new: Room) -> None:
         """Let aliases of this server and its directory lead to the new room."""
+        is_published = await stored_aliases.is_published(self._db, old.nid)
+        if not is_published and not await stored_aliases.aliases_of_room(self._db, old.nid):
+            # All is done already; each who joins comes here.
+            return
         tx = Transaction()
         stored_aliases.move_aliases(tx, old.nid, new.nid)
-        if await stored_aliases.is_published(self._db, old.nid):
+        if is_published:
             stored_aliases.delete_published(tx, old.nid)
             if await join_rule_of(new) in ("public", await join_rule_of(old)):
                 # One that has become more private is not for a directory that was asked for the
