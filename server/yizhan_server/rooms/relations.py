@@ -14,6 +14,7 @@ import orjson
 from yizhan_database import Database
 from yizhan_server.protocol.stream_token import PageToken, SyncToken, parse_token
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess, VisibleEvent
+from yizhan_server.rooms.incoming.backfill import Backfill
 from yizhan_server.rooms.rendering import event_bytes
 from yizhan_server.storage import relations as stored_relations
 from yizhan_server.storage.events import REDACTED, StoredEvent
@@ -24,6 +25,11 @@ REFERENCE = "m.reference"
 BUNDLED = (THREAD, REPLACE, REFERENCE)
 MAX_HOPS = 3
 """How far `recurse` follows relations of relations."""
+
+BEGINNING, END = -(2**62), 2**62
+"""Beyond all positions; those of history are below 0."""
+
+DEEPEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,10 @@ class RelationsPage:
 class Relations:
     """Finds related events."""
 
-    def __init__(self, db: Database, access: RoomAccess) -> None:
+    def __init__(self, db: Database, access: RoomAccess, backfill: Backfill) -> None:
         self._db = db
         self._access = access
+        self._backfill = backfill
 
     async def page(
         self,
@@ -54,14 +61,23 @@ class Relations:
         backwards: bool,
         recurse: bool,
     ) -> RelationsPage:
-        """Return the visible events that relate to `target`, in stream order."""
+        """Return the visible events that relate to `target`, in stream order.
+
+        Where events are missing after it, other servers are asked for some of them.
+        """
         readable = target.readable
         after, before = _bounds(start, stop, backwards=backwards)
-        rows = await stored_relations.related(
-            self._db, readable.room.nid, target.event.event_id,
-            rel_type=rel_type, event_type=event_type, after=after, before=before,
-            backwards=backwards, limit=limit + 1, hops=MAX_HOPS if recurse else 1,
-        )  # fmt: skip
+
+        async def read() -> list[StoredEvent]:
+            return await stored_relations.related(
+                self._db, readable.room.nid, target.event.event_id,
+                rel_type=rel_type, event_type=event_type, after=after, before=before,
+                backwards=backwards, limit=limit + 1, hops=MAX_HOPS if recurse else 1,
+            )  # fmt: skip
+
+        rows = await read()
+        if len(rows) <= limit and await self._reach(readable, target.event.depth + 1):
+            rows = await read()
         more = len(rows) > limit
         rows = rows[:limit]
         visible = await self._access.visible(readable, rows)
@@ -73,19 +89,32 @@ class Relations:
     async def threads(
         self, readable: ReadableRoom, *, participated: bool, start: str | None, limit: int
     ) -> RelationsPage:
-        """Return thread roots, that with the newest reply first."""
-        before = 2**62
-        if start is not None:
-            before = _position(start)
-        rows = await stored_relations.thread_roots(
-            self._db, readable.room.nid, readable.user_id if participated else None,
-            before, limit + 1,
-        )  # fmt: skip
+        """Return thread roots, that with the newest reply first.
+
+        Where history is missing, other servers are asked for some of it.
+        """
+        before = END if start is None else _position(start)
+
+        async def read() -> list[tuple[StoredEvent, int]]:
+            return await stored_relations.thread_roots(
+                self._db, readable.room.nid, readable.user_id if participated else None,
+                before, limit + 1,
+            )  # fmt: skip
+
+        rows = await read()
+        if len(rows) <= limit and await self._reach(readable, 0):
+            rows = await read()
         more = len(rows) > limit
         rows = rows[:limit]
         visible = await self._access.visible(readable, [event for event, _ in rows])
         end = PageToken(0, rows[-1][1], None).serialize() if more and rows else None
         return RelationsPage(visible, start, end)
+
+    async def _reach(self, readable: ReadableRoom, low: int) -> bool:
+        """Have a member see more than is here, from a depth on; whether anything came."""
+        return readable.membership == "join" and await self._backfill.reach(
+            readable.room, low, DEEPEST
+        )
 
     async def bundle(
         self, readable: ReadableRoom, events: Sequence[StoredEvent]
@@ -151,7 +180,7 @@ class Relations:
     async def _references(self, readable: ReadableRoom, target: StoredEvent) -> object | None:
         rows = await stored_relations.related(
             self._db, readable.room.nid, target.event_id, rel_type=REFERENCE, event_type=None,
-            after=0, before=2**62, backwards=False, limit=100, hops=1,
+            after=BEGINNING, before=END, backwards=False, limit=100, hops=1,
         )  # fmt: skip
         visible = await self._access.visible(readable, rows)
         return {"chunk": [{"event_id": event.event_id} for event in visible]} if visible else None
@@ -159,7 +188,7 @@ class Relations:
 
 def _bounds(start: str | None, stop: str | None, *, backwards: bool) -> tuple[int, int]:
     """Return the open interval of positions that a page may come from."""
-    after, before = 0, 2**62
+    after, before = BEGINNING, END
     if start is not None:
         if backwards:
             before = _position(start)
