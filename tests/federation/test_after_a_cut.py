@@ -56,9 +56,15 @@ def clock() -> LaterClock:
 
 @pytest_asyncio.fixture
 async def homeserver(
-    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer, clock: LaterClock
+    tmp_path: Path,
+    dialect: Dialect,
+    authority: CertificateAuthority,
+    peer: Peer,
+    stranger: Peer,
+    clock: LaterClock,
 ) -> AsyncIterator[HomeserverInProcess]:
-    settings = settings_for(tmp_path, **federating(authority, peer))
+    """One that speaks with both."""
+    settings = settings_for(tmp_path, **federating(authority, peer, stranger))
     async with (
         opened_fresh(dialect, MIGRATIONS, tmp_path, Random(1)) as db,
         served(settings, db, clock) as server,
@@ -242,6 +248,32 @@ async def test_what_a_failing_disk_kept_from_being_shown_is_shown_with_what_foll
     second = guest.says("second")
     assert await guest.sends(second) == {second.event_id: {}}
     assert {first.event_id, second.event_id} <= set(await timeline(alice, room))
+
+
+async def test_state_is_not_taken_without_what_a_server_signed_whose_keys_are_not_to_be_had(
+    homeserver: HomeserverInProcess, peer: Peer, stranger: Peer, alice: Person, clock: LaterClock
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    other = f"@other:{stranger.name}"
+    # Both are servers of the room; one has let the other in, and this one has yet to meet it.
+    there = PeerInRoom(stranger, homeserver, room, guest.version, other, dict(guest.state))
+    there.last = guest.last
+    join = there.builds("m.room.member", {"membership": "join"}, other)
+    guest.events[join.event_id] = guest.state["m.room.member", other] = join
+    guest.says("this cannot be had", after=[join])
+    sent = guest.says("but this is sent")
+    guest.gives_state()
+    stranger.is_down = True
+    # Taken without the member whom nobody can vouch for now, the state would differ for ever.
+    assert (await sends(guest, sent.raw, "1")).status == 503
+    assert (await sends(guest, join.raw, "2")).status == 503
+
+    stranger.is_down = False
+    clock.later_ms += 5 * MINUTE_MS
+    assert await guest.sends(sent) == {sent.event_id: {}}
+    members = await alice.get(f"/v3/rooms/{quote(room)}/joined_members")
+    assert other in members["joined"]
 
 
 async def removed_behind_the_back_of_c(

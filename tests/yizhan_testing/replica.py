@@ -84,6 +84,10 @@ class Replica:
             self.invited.add(room_id)
             self.left.discard(room_id)
             self._forget(room_id)
+        for room_id in rooms.get("knock", {}):
+            self.invited.discard(room_id)
+            self.left.discard(room_id)
+            self._forget(room_id)
         for room_id in rooms.get("leave", {}):
             self.invited.discard(room_id)
             self._forget(room_id)

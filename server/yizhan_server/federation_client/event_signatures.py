@@ -13,7 +13,12 @@ from yizhan_server.protocol.canonical_json import JsonObject, NotCanonical
 from yizhan_server.protocol.hashes import essential_bytes
 from yizhan_server.protocol.identifiers import ServerName
 from yizhan_server.protocol.server_keys import ServerKey, usable_keys
-from yizhan_server.protocol.signing import InvalidSignature, check_signatures, required_signers
+from yizhan_server.protocol.signing import (
+    InvalidSignature,
+    NoKeys,
+    check_signatures,
+    required_signers,
+)
 
 if TYPE_CHECKING:
     from yizhan_server.protocol.room_version import RoomVersion
@@ -79,6 +84,8 @@ def _find_fault(
     try:
         signed = essential_bytes(claim.event, version)
         for server, key_ids in claim.key_ids.items():
+            if key_ids and not keys[server]:
+                return NoKeys(f"no key of {server} is known")
             usable = usable_keys(keys[server], key_ids, claim.valid_at_ms)
             check_signatures(claim.event, server, usable, signed)
     except InvalidSignature as fault:

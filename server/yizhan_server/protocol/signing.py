@@ -34,6 +34,10 @@ class InvalidSignature(ValueError):
     """A signature is missing, made by an unknown key, malformed or wrong."""
 
 
+class NoKeys(InvalidSignature):
+    """No key of the server is known that has to have signed it: nothing can be said for now."""
+
+
 class InvalidKey(ValueError):
     """The text is not an Ed25519 key."""
 

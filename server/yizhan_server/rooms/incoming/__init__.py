@@ -10,7 +10,7 @@
 4. `placing`: it gets its place in the DAG, the state log and the stream, once.
 
 `outliers` keeps events that only authorise others; `current_state` says what new ends make of the
-room; `reception` leads an event through all of it.
+room; `reception` leads an event through all of it, with `patience`.
 
 Spec: server-server API, "Checks performed on receipt of a PDU".
 """

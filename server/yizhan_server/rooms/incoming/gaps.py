@@ -139,7 +139,8 @@ class Gaps:
                     here = await stored_events.known_ids(
                         self._db, room.nid, [pdu.event_id for pdu in chain]
                     )
-                    kept = await self._keep(room, [p for p in chain if p.event_id not in here])
+                    fresh = [pdu for pdu in chain if pdu.event_id not in here]
+                    kept = await self._keep(room, fresh, patient=patient)
             except RemoteFailure as failure:
                 log.info("auth events not obtained", extra={"why": str(failure)})
                 _give_up(failure, patient=patient)
@@ -199,7 +200,9 @@ class Gaps:
             log.info("missing events not obtained", extra={"why": str(failure)})
             _give_up(failure, patient=patient)
             return None
-        return await self._verification.verified(raws[:PER_ROUND], room.version, room.room_id)
+        return await self._verification.verified(
+            raws[:PER_ROUND], room.version, room.room_id, patient=patient
+        )
 
     async def _anchor(
         self, origin: ServerName, room: Room, event_id: EventID, *, patient: bool
@@ -207,14 +210,14 @@ class Gaps:
         """Find out the state after an event at the edge of a gap, as `origin` has it."""
         try:
             ids = await self._requests.state_ids(origin, room.room_id, event_id)
-            edge = await self._fetch(origin, room, event_id)
+            edge = await self._fetch(origin, room, event_id, patient=patient)
             wanted = {EventID(each) for each in ids.pdu_ids}
             named = wanted | {EventID(each) for each in ids.auth_chain_ids}
             missing = named - await stored_events.known_ids(self._db, room.nid, named)
             if len(missing) > MAX_MISSING:
                 log.info("state too large", extra={"event_id": event_id, "missing": len(missing)})
                 return
-            await self._fetch_missing(origin, room, event_id, missing)
+            await self._fetch_missing(origin, room, event_id, missing, patient=patient)
         except RemoteFailure as failure:
             log.info("state not obtained", extra={"event_id": event_id, "why": str(failure)})
             _give_up(failure, patient=patient)
@@ -229,7 +232,13 @@ class Gaps:
         )
 
     async def _fetch_missing(
-        self, origin: ServerName, room: Room, event_id: EventID, missing: Collection[EventID]
+        self,
+        origin: ServerName,
+        room: Room,
+        event_id: EventID,
+        missing: Collection[EventID],
+        *,
+        patient: bool,
     ) -> None:
         """Store those events of the state before an event, and of its auth chain, that are missing.
 
@@ -237,21 +246,21 @@ class Gaps:
         """
         if len(missing) <= ONE_BY_ONE:
             raws = [await self._requests.event(origin, each) for each in sorted(missing)]
-            await self._keep(room, await self._parsed(room, raws, missing))
+            await self._keep(room, await self._parsed(room, raws, missing), patient=patient)
             return
         async with self._one_large(origin):
             state = await self._requests.state(origin, room.room_id, event_id)
             raws = [*state.auth_chain, *state.pdus]
-            await self._keep(room, await self._parsed(room, raws, missing))
+            await self._keep(room, await self._parsed(room, raws, missing), patient=patient)
 
     async def _parsed(
         self, room: Room, raws: Sequence[RawPdu], only: Collection[EventID]
     ) -> list[Pdu]:
         return await self._verification.parsed(raws, room.version, room.room_id, only=only)
 
-    async def _keep(self, room: Room, pdus: Sequence[Pdu]) -> Collection[EventID]:
+    async def _keep(self, room: Room, pdus: Sequence[Pdu], *, patient: bool) -> Collection[EventID]:
         """Verify events and store them; return which of them are kept."""
-        events = await self._verification.signed(pdus, room.version)
+        events = await self._verification.signed(pdus, room.version, patient=patient)
         return (await self._outliers.keep(room.nid, room.version, events)).keys()
 
     @asynccontextmanager
@@ -261,12 +270,16 @@ class Gaps:
         async with self._of_server.setdefault(server, asyncio.Lock()), self._large:
             yield
 
-    async def _fetch(self, origin: ServerName, room: Room, event_id: EventID) -> Pdu | None:
+    async def _fetch(
+        self, origin: ServerName, room: Room, event_id: EventID, *, patient: bool
+    ) -> Pdu | None:
         known = await self._known(room, [event_id])
         if event_id in known:
             return known[event_id].pdu
         raw = await self._requests.event(origin, event_id)
-        found = await self._verification.verified([raw], room.version, room.room_id)
+        found = await self._verification.verified(
+            [raw], room.version, room.room_id, patient=patient
+        )
         return found[0] if found and found[0].event_id == event_id else None
 
 

@@ -17,7 +17,9 @@ from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.event import InvalidPdu, Pdu
 from yizhan_server.protocol.identifiers import EventID, ServerName
+from yizhan_server.protocol.signing import NoKeys
 from yizhan_server.rooms.incoming.gaps import Gaps
+from yizhan_server.rooms.incoming.patience import Key, Patience
 from yizhan_server.rooms.incoming.placing import Outcome, Placing
 from yizhan_server.rooms.incoming.recommendation import Recommendation
 from yizhan_server.rooms.incoming.verification import BadlySigned, Verification
@@ -32,12 +34,6 @@ UNPLACEABLE = "events that it refers to could not be obtained"
 
 GAP_S = 60
 """Seconds that all requests for what is missing before some events may take together."""
-
-PATIENCE_MS = 10 * 60_000
-"""For so long events are put off whose server does not say what is missing before them ..."""
-
-IMPATIENT_MS = 60 * 60_000
-"""... and from then on, so long after the first, they are taken or refused without."""
 
 POLICY_S = 30
 """Seconds that a policy server may take over all of them; what it has not signed is soft-failed."""
@@ -55,7 +51,6 @@ class Reception:
         placing: Placing,
         recommendation: Recommendation,
     ) -> None:
-        self._clock = clock
         self._access = access
         self._verification = verification
         self._gaps = gaps
@@ -65,8 +60,8 @@ class Reception:
             WeakValueDictionary()
         )
         """Of a room and a server: one that is slow to close its gaps keeps nobody else waiting."""
-        self._silent_since: dict[tuple[int, ServerName], int] = {}
-        """Servers that have sent events and did not say what is missing before them."""
+        self._for_gaps = Patience(clock)
+        self._for_keys = Patience(clock)
 
     async def is_in_room(self, room: Room) -> bool:
         """Whether this server is in the room, so that its events are taken."""
@@ -83,8 +78,10 @@ class Reception:
         await check_server_acl(room, origin)
         results: dict[EventID, str | None] = {}
         pdus: list[Pdu] = []
+        lacks_keys = False
         for each in await self._verification.verify(raws, room.version):
             if isinstance(each, BadlySigned):
+                lacks_keys = lacks_keys or isinstance(each.why, NoKeys)
                 results[each.event_id] = str(each.why)
                 log.info("event dropped", extra={"origin": origin, "why": str(each.why)})
             elif isinstance(each, InvalidPdu):
@@ -92,6 +89,7 @@ class Reception:
             elif each.room_id == room.room_id:
                 pdus.append(each)
         outcomes = await self.receive_verified(origin, room, pdus)
+        self._check_keys((room.nid, origin), are_lacking=lacks_keys)
         for pdu in pdus:
             # A rejected event has been dealt with: it is kept, and never asked for again.
             outcome = outcomes.get(pdu.event_id, Outcome.UNPLACEABLE)
@@ -100,6 +98,14 @@ class Reception:
                 extra = {"origin": origin, "event_id": pdu.event_id, "why": UNPLACEABLE}
                 log.info("event refused", extra=extra)
         return results
+
+    def _check_keys(self, key: Key, *, are_lacking: bool) -> None:
+        """Answer 503 if a server passed on an event of one whose keys are not to be had now."""
+        if not are_lacking:
+            self._for_keys.restore(key)
+        elif self._for_keys.is_left(key):
+            self._for_keys.try_more(key)
+            raise MatrixError(503, "M_UNKNOWN", "The keys of an event's server are not to be had")
 
     async def receive_verified(
         self, origin: ServerName, room: Room, pdus: Sequence[Pdu], *, flags: int = 0
@@ -129,7 +135,8 @@ class Reception:
         then has had time to. Were they refused, nobody would send them again; were the gap left,
         what is in it would never be live here.
         """
-        patient = self._is_patient(room, origin)
+        key = (room.nid, origin)
+        patient = self._for_gaps.is_left(key)
         try:
             async with asyncio.timeout(GAP_S):
                 closed = await self._gaps.closed(origin, room, pdus, patient=patient)
@@ -137,21 +144,11 @@ class Reception:
             log.info("gap not closed in time", extra={"origin": origin})
             if not patient:
                 return [], frozenset()
-            self._silent_since.setdefault((room.nid, origin), self._clock.now_ms())
+            self._for_gaps.try_more(key)
             raise MatrixError(503, "M_UNKNOWN", "What is missing came too slowly") from None
         if patient:
-            self._silent_since.pop((room.nid, origin), None)
+            self._for_gaps.restore(key)
         return closed
-
-    def _is_patient(self, room: Room, origin: ServerName) -> bool:
-        """Whether to wait until a server answers, which holds up all that it sends.
-
-        One that can reach us and cannot be reached would otherwise never be heard.
-        """
-        silent_ms = self._clock.now_ms() - self._silent_since.get((room.nid, origin), 2**62)
-        if silent_ms > IMPATIENT_MS:
-            del self._silent_since[room.nid, origin]
-        return silent_ms < PATIENCE_MS or silent_ms > IMPATIENT_MS
 
     async def _place(
         self, room: Room, pdus: Sequence[Pdu], after_gap: frozenset[EventID], flags: int

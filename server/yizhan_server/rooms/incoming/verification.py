@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from yizhan_server.federation_client.answers import RawPdu, read_pdu
+from yizhan_server.federation_client.errors import RemoteUnavailable
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import BadJson, Forbidden
 from yizhan_server.protocol.event import InvalidPdu, Pdu, parse_pdu, with_content_hash_checked
-from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName
+from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, server_name_of
 from yizhan_server.protocol.room_version import RoomVersion
-from yizhan_server.protocol.signing import InvalidSignature
+from yizhan_server.protocol.signing import InvalidSignature, NoKeys
 from yizhan_server.rooms.turns import Turns
 
 KeyUses = Mapping[ServerName, Mapping[tuple[str, ...], int]]
@@ -96,10 +97,20 @@ class Verification:
         return with_content_hash_checked(pdu, version)
 
     async def verified(
-        self, raws: Sequence[RawPdu | JsonObject], version: RoomVersion, room_id: RoomID
+        self,
+        raws: Sequence[RawPdu | JsonObject],
+        version: RoomVersion,
+        room_id: RoomID,
+        *,
+        patient: bool = False,
     ) -> list[Pdu]:
-        """Return those events that are right and of this room, in their order."""
-        return await self.signed(await self.parsed(raws, version, room_id), version)
+        """Return those events that are right and of this room, in their order.
+
+        With `patient`, RemoteUnavailable when one may be right and its server's keys are not to
+        be had now.
+        """
+        parsed = await self.parsed(raws, version, room_id)
+        return await self.signed(parsed, version, patient=patient)
 
     async def parsed(
         self,
@@ -126,9 +137,20 @@ class Verification:
             await turns.offer()
         return found
 
-    async def signed(self, pdus: Sequence[Pdu], version: RoomVersion) -> list[Pdu]:
-        """Return those events that are rightly signed, redacted if their content hash is wrong."""
+    async def signed(
+        self, pdus: Sequence[Pdu], version: RoomVersion, *, patient: bool = False
+    ) -> list[Pdu]:
+        """Return those events that are rightly signed, redacted if their content hash is wrong.
+
+        `patient` as above.
+        """
         checked = await self._checked(list(pdus), version, Turns())
+        if patient:
+            for pdu, each in zip(pdus, checked, strict=True):
+                if isinstance(each, BadlySigned) and isinstance(each.why, NoKeys):
+                    server = server_name_of(pdu.sender)
+                    assert server is not None, "the sender has been parsed"
+                    raise RemoteUnavailable(server, "its keys are not to be had")
         return [each for each in checked if isinstance(each, Pdu)]
 
 
