@@ -284,6 +284,10 @@ async def test_only_a_server_in_the_room_that_the_room_names_rightly_is_asked(
         {"via": judge.peer.name},
         {"public_keys": judge.policy["public_keys"]},
         {**judge.policy, "via": [judge.peer.name]},
+        {**judge.policy, "via": ""},
+        {**judge.policy, "via": "\0"},
+        {**judge.policy, "via": f"{judge.peer.name}\0"},
+        {**judge.policy, "via": "x" * 5000},
         {**judge.policy, "public_keys": {"ed25519": 5}},
         {**judge.policy, "public_keys": ["ed25519"]},
     ):
@@ -515,6 +519,21 @@ async def test_an_event_that_is_full_has_no_room_for_another_signature(
     status, body = await refused(alice, room, "x" * (left + 10))
     assert (status, body["errcode"]) == (413, "M_TOO_LARGE")
     assert len(scene.judge.texts) == 3
+
+
+async def test_a_room_with_a_policy_server_can_be_replaced(scene: Scene, alice: Person) -> None:
+    judge = scene.judge
+    room = await scene.room_of(alice)
+    judge.events.clear()
+    path = f"/v3/rooms/{quote(room)}/upgrade"
+    new = (await alice.post(path, {"new_version": "12"}))["replacement_room"]
+    assert "m.room.tombstone" in judge.kinds
+    tombstone = await alice.get(f"/v3/rooms/{quote(room)}/state/m.room.tombstone/")
+    assert tombstone["replacement_room"] == new
+    # The policy server is not in the new room yet.
+    judge.events.clear()
+    await alice.says(new, "moved")
+    assert judge.events == []
 
 
 async def test_a_program_of_the_same_name_may_be_the_policy_server(

@@ -13,7 +13,7 @@ from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import TooLarge
 from yizhan_server.protocol.event import MAX_PDU_BYTES, Pdu
 from yizhan_server.protocol.hashes import encode_for_hash
-from yizhan_server.protocol.identifiers import ServerName
+from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName, parse_server_name
 from yizhan_server.protocol.room_version import RoomVersion
 from yizhan_server.protocol.signing import (
     InvalidKey,
@@ -39,15 +39,22 @@ class PolicyServer:
 
 
 def find_policy_server(content: Mapping[str, Any]) -> PolicyServer | None:
-    """Return the server that `m.room.policy` names, or None if its content is not valid."""
+    """Return the server that `m.room.policy` names, or None if its content is not valid.
+
+    So also for a name that no server can have, of which nobody can be in the room.
+    """
     via, keys = content.get("via"), content.get("public_keys")
     text = keys.get("ed25519") if isinstance(keys, dict) else None
     if not isinstance(via, str) or not isinstance(text, str):
         return None
     try:
-        return PolicyServer(ServerName(via), VerifyKey.from_base64(KEY_ID, text))
+        name = parse_server_name(via)
+    except InvalidIdentifier:
+        return None
+    try:
+        return PolicyServer(name, VerifyKey.from_base64(KEY_ID, text))
     except InvalidKey:
-        return PolicyServer(ServerName(via), None)
+        return PolicyServer(name, None)
 
 
 def is_exempt(kind: str, state_key: str | None) -> bool:
