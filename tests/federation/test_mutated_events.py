@@ -32,8 +32,8 @@ FEW, MANY = 150, 100_000
 WARM_UP = 10_000
 """Events after which all caches are filled."""
 
-MAX_GROWTH_BYTES = 24 << 20
-"""For 40,000 events: were one of each two kept as it came, it would be more."""
+MAX_GROWTH_BYTES = 16 << 20
+"""For 40,000 events: were the bytes of each second one kept, it would be more."""
 
 
 async def state_of(alice: Person, room: str, peer: Peer) -> dict[tuple[str, str], str]:
