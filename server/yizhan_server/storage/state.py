@@ -151,15 +151,20 @@ async def line_head(db: Database, line: int) -> tuple[int, int]:
 
 async def ancestry(db: Database, point: Point) -> list[Point]:
     """Return `point` and the places where its line and each ancestor begin, innermost first."""
-    places = [point]
-    while True:
-        row = await db.row(
-            "SELECT parent, parent_seq FROM state_line WHERE line = ?", places[-1].line
-        )
-        assert row is not None, "every line that a point names exists"
-        if row[0] is None:
-            return places
-        places.append(Point(row[0], row[1]))
+    parent = "SELECT parent, parent_seq FROM state_line WHERE line = ?"
+    row = await db.row(parent, point.line)
+    assert row is not None, "every line that a point names exists"
+    if row[0] is None:
+        return [point]  # most rooms never fork
+    further = await db.rows(
+        "WITH RECURSIVE place (step, parent, parent_seq) AS"
+        " (SELECT 1, parent, parent_seq FROM state_line WHERE line = ? UNION ALL"
+        " SELECT p.step + 1, l.parent, l.parent_seq"
+        " FROM place AS p JOIN state_line AS l ON l.line = p.parent)"
+        " SELECT parent, parent_seq FROM place WHERE parent IS NOT NULL ORDER BY step",
+        row[0],
+    )
+    return [point, Point(row[0], row[1]), *(Point(line, seq) for line, seq in further)]
 
 
 async def state_event_at(db: Database, point: Point, key: int) -> int | None:
