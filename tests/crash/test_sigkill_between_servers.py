@@ -6,20 +6,27 @@ purpose are caught by the same checks.
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-import apsw
 import pytest
 from aiohttp import web
 
 from yizhan_testing.certificates import CertificateAuthority
+from yizhan_testing.databases import DIALECTS, Dialect
 from yizhan_testing.homeserver import JsonObject
-from yizhan_testing.mortal_pair import Doubled, Lost, Pair, mortal_homeserver, mortal_pair
+from yizhan_testing.mortal_pair import (
+    Doubled,
+    Lost,
+    Pair,
+    mortal_homeserver,
+    mortal_pair,
+)
 from yizhan_testing.peer import Peer, open_peer
 from yizhan_testing.peer_rooms import PeerInRoom
+from yizhan_testing.sound_database import reading
 from yizhan_testing.sudden_death import MortalHomeserver, Point, noted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -65,8 +72,11 @@ NOTHING_PLACED, ALL_TAKEN = RECEIVING[0], RECEIVING[-1]
 NOT_SENT, NOT_RECORDED = SENDING[3:5]
 
 
-async def test_a_transaction_that_a_death_interrupts_is_taken_once(tmp_path: Path) -> None:
-    async with mortal_pair(tmp_path, RECEIVING) as pair:
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_transaction_that_a_death_interrupts_is_taken_once(
+    tmp_path: Path, dialect: Dialect
+) -> None:
+    async with mortal_pair(tmp_path, RECEIVING, dialect=dialect) as pair:
         forked, straight = await pair.meets(), await pair.meets()
         for number, point in enumerate(RECEIVING):
             with noted(point):
@@ -96,10 +106,11 @@ async def dies_while_receiving(
     await pair.b.has_died()
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
 async def test_what_is_sent_to_another_server_survives_a_death_and_arrives_once(
-    tmp_path: Path,
+    tmp_path: Path, dialect: Dialect
 ) -> None:
-    async with mortal_pair(tmp_path, SENDING) as pair:
+    async with mortal_pair(tmp_path, SENDING, dialect=dialect) as pair:
         room = await pair.meets()
         for number, point in enumerate(SENDING):
             with noted(point):
@@ -143,7 +154,7 @@ async def test_a_transaction_is_sent_again_byte_for_byte_after_a_death(tmp_path:
                     await bob.says(room, str(number))
                     await server.has_died()
                     assert len(sent) == before
-                    stored = stored_transaction(server)
+                    stored = await stored_transaction(server)
                     await server.resume()
                     while len(sent) == before:
                         await bob.get("/v3/account/whoami")
@@ -165,13 +176,11 @@ def records_transactions(peer: Peer) -> list[tuple[str, bytes]]:
     return found
 
 
-def stored_transaction(server: MortalHomeserver) -> tuple[str, bytes]:
-    """Return what the dead server has stored for its only peer."""
-    with closing(apsw.Connection(str(server.database))) as connection:
-        ((name, body),) = connection.execute("SELECT txn_id, body FROM busy_destination")
-    assert isinstance(name, str)
-    assert isinstance(body, bytes)
-    return name, body
+async def stored_transaction(server: MortalHomeserver) -> tuple[Any, ...]:
+    """Return the name and the body that the dead server has stored for its only peer."""
+    async with reading(server.database_url) as rows:
+        (stored,) = await rows("SELECT txn_id, body FROM busy_destination")
+    return stored
 
 
 ANSWERS_FIRST = """

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
+from yizhan_testing.databases import DIALECTS, Dialect
 from yizhan_testing.homeserver import Person, Refused, SyncAnswer
 from yizhan_testing.mortal_pair import Pair, mortal_pair
 from yizhan_testing.sudden_death import Point, noted
@@ -51,10 +52,11 @@ state_intake.PORTION = {PORTION}
 """
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
 async def test_a_join_that_a_death_interrupts_leaves_no_half_room_and_is_repeated(
-    tmp_path: Path,
+    tmp_path: Path, dialect: Dialect
 ) -> None:
-    async with mortal_pair(tmp_path, JOINING, SMALL_PORTIONS) as pair:
+    async with mortal_pair(tmp_path, JOINING, SMALL_PORTIONS, dialect) as pair:
         for point in JOINING:
             with noted(point):
                 room = await invites_to_full_room(pair)
@@ -104,6 +106,78 @@ async def sees_only_the_invitation(bob: Person, room: str) -> None:
     assert (await bob.refused("GET", f"{path}/messages?dir=b")).status == 403
     content = {"msgtype": "m.text", "body": "am I in?"}
     assert (await bob.refused("PUT", f"{path}/send/m.room.message/t", content)).status == 403
+
+
+async def test_a_room_that_was_left_is_joined_again_over_a_death(tmp_path: Path) -> None:
+    async with mortal_pair(tmp_path, [ALL_STORED]) as pair:
+        room = await pair.meets()
+        await pair.says(pair.alice, room, "before")
+        await pair.check()
+        await pair.bob.leaves(room)
+        await pair.witnesses[1].syncs()
+        await pair.alice.says(room, "while you were away")
+        await pair.alice.sets(room, "m.room.topic", {"topic": "after"})
+        pair.b.dies(ALL_STORED)
+        with pytest.raises((aiohttp.ClientError, ConnectionError)):
+            await pair.joins(pair.bob, room, pair.a.server_name)
+        await pair.b.has_died()
+        await pair.revives()
+        answer = await pair.witnesses[1].syncs()
+        assert room not in answer.body.get("rooms", {}).get("join", {})
+        content = {"msgtype": "m.text", "body": "am I in?"}
+        path = f"/v3/rooms/{quote(room, safe='')}/send/m.room.message/t"
+        assert (await pair.bob.refused("PUT", path, content)).status == 403
+        await pair.joins(pair.bob, room, pair.a.server_name)
+        await pair.shares(room)
+        await pair.check()
+
+
+FORGETS_THE_INVITATION = """
+from yizhan_server.rooms.incoming.adoption import Adoption
+
+places = Adoption._place_before
+
+async def forgets(self, tx, room, numbers):
+    tx.execute("DELETE FROM invitation_state WHERE room = ?", room.nid)
+    return await places(self, tx, room, numbers)
+
+Adoption._place_before = forgets
+"""
+
+COUNTS_HIM_IN = """
+from yizhan_server.rooms.incoming.adoption import Adoption
+
+places = Adoption._place_before
+
+async def counts_in(self, tx, room, numbers):
+    tx.execute("UPDATE membership SET membership = 'join' WHERE room = ?", room.nid)
+    return await places(self, tx, room, numbers)
+
+Adoption._place_before = counts_in
+"""
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(FORGETS_THE_INVITATION, id="forgets the invitation"),
+        pytest.param(COUNTS_HIM_IN, id="counts somebody in"),
+    ],
+)
+async def test_a_build_that_joins_without_care_is_caught(tmp_path: Path, build: str) -> None:
+    async with mortal_pair(tmp_path, [ALL_STORED], build) as pair:
+        room = await invites_to_full_room(pair)
+        pair.b.dies(ALL_STORED)
+        with pytest.raises((aiohttp.ClientError, ConnectionError)):
+            await pair.joins(pair.bob, room, pair.a.server_name)
+        await pair.b.has_died()
+        with pytest.raises((AssertionError, KeyError)):
+            await finds_only_the_invitation(pair, room)
+
+
+async def finds_only_the_invitation(pair: Pair, room: str) -> None:
+    await pair.revives()
+    await sees_only_the_invitation(pair.bob, room)
 
 
 async def test_somebody_whom_a_dying_server_lets_in_joins_again(tmp_path: Path) -> None:

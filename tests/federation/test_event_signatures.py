@@ -192,5 +192,7 @@ async def test_keys_for_an_event_are_found_by_their_ids(
     ids = [peer.key.key_id, "ed25519:policy_server"]
     found = await ring(homeserver).keys_for_event(peer.name, ids, now(), V12)
     assert found == {peer.key.key_id: peer.key.verify_key}
-    assert await ring(homeserver).keys_for_event(peer.name, ids[1:], now(), V12) == {}
     assert peer.count(KEYS) == 1
+    # It may have that key by now, and is asked once more.
+    assert await ring(homeserver).keys_for_event(peer.name, ids[1:], now(), V12) == {}
+    assert peer.count(KEYS) == 2

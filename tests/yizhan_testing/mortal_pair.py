@@ -8,14 +8,13 @@
         await pair.revives()
         await pair.check()
 
-`a` is in the test's own loop and survives; `b` is a process of its own, on SQLite.
+`a` is in the test's own loop and survives; `b` is a process of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,15 +22,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import apsw
-import orjson
 from typing_extensions import override
 
+from yizhan_server.app import MIGRATIONS
 from yizhan_server.clock import SystemClock
 from yizhan_testing.certificates import CertificateAuthority
+from yizhan_testing.databases import Dialect, fresh_database
 from yizhan_testing.departments import Department, department, free_sockets
 from yizhan_testing.homeserver import JsonObject, Person, SyncAnswer, configure
 from yizhan_testing.replica import Replica, State
+from yizhan_testing.sound_database import check_database
 from yizhan_testing.stand_ins import free_ports
 from yizhan_testing.sudden_death import MortalHomeserver, Point
 
@@ -117,7 +117,7 @@ class Pair:
 
     async def revives(self) -> None:
         """Start b again on what its death has left, and let each know that the other is there."""
-        check_file(self.b.database)
+        await check_database(self.b.database_url)
         await self.b.resume()
         await self.hears_of_b()
 
@@ -143,7 +143,7 @@ class Pair:
             for room in self.said:
                 state = await state_of(witness.person, room)
                 assert witness.joined[room] == state, "another state by /sync"
-        check_file(self.b.database)
+        await check_database(self.b.database_url)
 
     async def _have_all(self) -> bool:
         """Sync once more; whether both have all and agree."""
@@ -183,65 +183,19 @@ async def state_of(person: Person, room: str) -> State:
     return {(event["type"], event["state_key"]): event["event_id"] for event in events}
 
 
-def check_file(file: Path) -> None:
-    """Check a database of SQLite: sound, no event with two positions, no room half there."""
-    connection = apsw.Connection(str(file))
-
-    def rows(sql: str, *args: Any) -> list[Any]:
-        return list(connection.execute(sql, args))
-
-    try:
-        assert rows("PRAGMA integrity_check") == [("ok",)]
-        assert not rows("PRAGMA foreign_key_check")
-        assert not rows("SELECT event_id FROM event GROUP BY event_id HAVING count(*) > 1")
-        assert not rows("SELECT pos FROM event WHERE pos > 0 GROUP BY pos HAVING count(*) > 1")
-        ((position,),) = rows("SELECT value FROM yizhan_counter WHERE name = 'position'")
-        assert rows("SELECT coalesce(max(pos), 0) FROM event")[0][0] <= position
-        for nid, extremities in rows("SELECT nid, forward_extremities FROM room"):
-            _check_room(rows, nid, orjson.loads(extremities))
-    finally:
-        connection.close()
-
-
-def _check_room(rows: Any, room: int, extremities: list[list[Any]]) -> None:
-    current = {
-        (kind, key): event
-        for kind, key, event in rows(
-            "SELECT k.type, k.state_key, c.event FROM current_state AS c"
-            " JOIN state_key AS k ON k.nid = c.key WHERE c.room = ? ORDER BY c.pos",
-            room,
-        )
-        if event
-    }
-    if not extremities:
-        # Known of, but nobody is in it.
-        assert not current
-        assert not rows("SELECT 1 FROM event WHERE room = ? AND pos > 0", room)
-        assert not rows("SELECT 1 FROM membership WHERE room = ? AND membership = 'join'", room)
-        return
-    assert ("m.room.create", "") in current
-    for nid, event_id, depth, line, seq in extremities:
-        found = rows("SELECT event_id, depth, line, seq FROM event WHERE nid = ? AND pos > 0", nid)
-        assert found == [(event_id, depth, line, seq)]
-    joined: Counter[str] = Counter()
-    for user_id, membership, event in rows(
-        "SELECT user_id, membership, event FROM membership WHERE room = ?", room
-    ):
-        assert current["m.room.member", user_id] == event
-        if membership == "join":
-            joined[user_id.partition(":")[2]] += 1
-    present = rows("SELECT server, joined FROM room_server WHERE room = ? AND to_pos = 0", room)
-    assert dict(present) == joined
-
-
 def mortal_homeserver(
     folder: Path,
     authority: CertificateAuthority,
     others: Iterable[str],
     points: Iterable[Point],
     patch: str = "",
+    database: str | None = None,
 ) -> MortalHomeserver:
-    """Return a server that speaks with `others`; it has yet to be started."""
+    """Return a server that speaks with `others`; it has yet to be started.
+
+    `database` is the URL of a fresh one; without it, it is a file in `folder`.
+    """
+    url = database or f"sqlite://{folder.absolute() / 'homeserver.db'}"
     federation, client = free_ports(2)
     name = f"127.0.0.1:{federation}"
     certificate, key = authority.issue("127.0.0.1")
@@ -254,26 +208,29 @@ def mortal_homeserver(
             "listen.tls": f'"{name}"',
             "tls.certificate": f'"{certificate}"',
             "tls.key": f'"{key}"',
+            "database.url": f'"{url}"',
             "federation.allow": json.dumps(list(others)),
             "federation.private_addresses": '["127.0.0.1"]',
             "federation.trusted_ca_files": f'["{authority.file}"]',
         },
     )
-    server = MortalHomeserver(folder, points, patch)
+    server = MortalHomeserver(folder, url, points, patch)
     server.server_name = name
     return server
 
 
 @asynccontextmanager
 async def mortal_pair(
-    folder: Path, points: Iterable[Point], patch: str = ""
+    folder: Path, points: Iterable[Point], patch: str = "", dialect: Dialect = "sqlite"
 ) -> AsyncIterator[Pair]:
-    """Run the two; `patch` breaks b's build on purpose."""
+    """Run the two; `patch` breaks b's build on purpose, `dialect` is that of b's database."""
     authority = CertificateAuthority(folder)
     (bound,) = free_sockets(1)
     name = f"127.0.0.1:{bound.getsockname()[1]}"
-    b = mortal_homeserver(folder / "b", authority, [name], points, patch)
     (folder / "a").mkdir()
+    (folder / "b").mkdir()
+    url = await fresh_database(dialect, MIGRATIONS, folder / "b")
+    b = mortal_homeserver(folder / "b", authority, [name], points, patch, url)
     here = department(
         folder / "a", "sqlite", name, bound, authority, [name, b.server_name], SystemClock(), {}
     )

@@ -1,6 +1,6 @@
 """The homeserver as a process that dies, as by a power cut, at a point of its work.
 
-    server = MortalHomeserver(folder, [ANSWERED])
+    server = MortalHomeserver(folder, url, [ANSWERED])
     server.dies(ANSWERED)
     ...                          # whatever leads there
     await server.has_died()
@@ -61,18 +61,15 @@ class MortalHomeserver(Homeserver):
 
     program: ClassVar[tuple[str, ...]] = ("-m", "yizhan_testing.sudden_death")
 
-    def __init__(self, folder: Path, points: Iterable[Point], patch: str = "") -> None:
+    def __init__(
+        self, folder: Path, database_url: str, points: Iterable[Point], patch: str = ""
+    ) -> None:
         """`patch` is Python that breaks the build on purpose, before it starts."""
         super().__init__(folder)
+        self.database_url = database_url
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _POINTS).write_text(json.dumps(sorted({point.where for point in points})))
         (folder / _PATCH).write_text(patch)
-
-    @property
-    def database(self) -> Path:
-        """The file that everything durable is in."""
-        (file,) = self.folder.glob("*.db")
-        return file
 
     def dies(self, point: Point) -> None:
         """Have the process die at `point`; it may run already or be started after this."""
