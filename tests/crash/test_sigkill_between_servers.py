@@ -23,6 +23,7 @@ from yizhan_testing.mortal_pair import (
     Pair,
     mortal_homeserver,
     mortal_pair,
+    owes_nothing,
 )
 from yizhan_testing.peer import Peer, open_peer
 from yizhan_testing.peer_rooms import PeerInRoom
@@ -159,6 +160,7 @@ async def test_a_transaction_is_sent_again_byte_for_byte_after_a_death(tmp_path:
                     while len(sent) == before:
                         await bob.get("/v3/account/whoami")
                     assert sent == [stored] * (before + 1)
+                    await owes_nothing(server.database_url, bob)
         finally:
             await server.stop()
 

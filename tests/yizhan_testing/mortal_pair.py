@@ -31,7 +31,7 @@ from yizhan_testing.databases import Dialect, fresh_database
 from yizhan_testing.departments import Department, department, free_sockets
 from yizhan_testing.homeserver import JsonObject, Person, SyncAnswer, configure
 from yizhan_testing.replica import Replica, State
-from yizhan_testing.sound_database import check_database
+from yizhan_testing.sound_database import check_database, reading
 from yizhan_testing.stand_ins import free_ports
 from yizhan_testing.sudden_death import MortalHomeserver, Point
 
@@ -143,6 +143,7 @@ class Pair:
             for room in self.said:
                 state = await state_of(witness.person, room)
                 assert witness.joined[room] == state, "another state by /sync"
+        await owes_nothing(self.b.database_url, self.bob)
         await check_database(self.b.database_url)
 
     async def _have_all(self) -> bool:
@@ -181,6 +182,16 @@ async def state_of(person: Person, room: str) -> State:
     """Return the room's state as the person's server has it."""
     events: Any = await person.get(f"/v3/rooms/{quote(room, safe='')}/state")
     return {(event["type"], event["state_key"]): event["event_id"] for event in events}
+
+
+async def owes_nothing(database_url: str, person: Person) -> None:
+    """Return when the person's server has recorded that others have all that it owes them.
+
+    What it is told to die over next is so not the end of what went before.
+    """
+    async with reading(database_url) as rows:
+        while await rows("SELECT server FROM busy_destination"):
+            await person.get("/v3/account/whoami")
 
 
 def mortal_homeserver(
