@@ -30,7 +30,7 @@ from yizhan_testing.peer_rooms import PeerInRoom
 from yizhan_testing.sound_database import reading
 from yizhan_testing.sudden_death import MortalHomeserver, Point, noted
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 TRANSACTIONS = "federation.transactions:IncomingTransactions"
 PLACING = "rooms.incoming.placing:Placing"

@@ -14,7 +14,7 @@ from yizhan_testing.homeserver import Person, Refused, SyncAnswer
 from yizhan_testing.mortal_pair import Pair, mortal_pair
 from yizhan_testing.sudden_death import Point, noted
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 REQUESTS = "federation_client.rooms:RoomRequests"
 
