@@ -3,7 +3,8 @@
 `results.py table RUN.tap RUN.err RUN.tsv` makes a line per test: file, name, result, why, separated
 by tabs. `results.py compare RUN.tsv...` prints what of `tests/sytest-local.txt` did not pass in
 these runs (of two, the later counts), `compare-all` what of `tests/sytest-all.txt`, with the share
-that passed of each folder; status 1 below the share that is wanted.
+that passed of each folder; status 1 below the share that is wanted. Where two tests of a file have
+one name, it is listed twice.
 """
 
 from __future__ import annotations
@@ -65,18 +66,22 @@ def write_table(tap: str, err: str, tsv: str) -> int:
 
 def compare(wanted: tuple[Path, float], *tables: str) -> int:
     """Print each test of the list that did not pass, and how many did of each folder."""
-    results: dict[tuple[str, str], tuple[str, str]] = {}
+    results: dict[tuple[str, str, int], tuple[str, str]] = {}
     for path in tables:
+        met: Counter[tuple[str, str]] = Counter()
         for line in read_lines(path):
             file, name, result, why = line.split("\t", 3)
-            results[file, name] = (result, why)
+            results[file, name, met[file, name]] = (result, why)
+            met[file, name] += 1
     counts: Counter[str] = Counter()
     listed: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     tests, share = wanted
+    met = Counter()
     for line in read_lines(str(tests)):
         file, name = line.split("\t")
-        result, why = results.get((file, name), ("not run", ""))
+        result, why = results.get((file, name, met[file, name]), ("not run", ""))
+        met[file, name] += 1
         counts[result] += 1
         folder = file.split("/")[1]
         listed[folder] += 1
