@@ -297,7 +297,6 @@ async def test_a_server_that_is_away_is_named_and_missed_people_are_told_of_late
     b = pair[1]
     await b.door.closes()  # it still speaks to others
     await uploads_keys(bob)
-    await sees(alice, changed(bob))
     claim = {"one_time_keys": {bob.user_id: {bob.device_id: "signed_curve25519"}}}
     assert list((await alice.post("/v3/keys/claim", claim))["failures"]) == [b.server_name]
     assert list((await queries(alice, bob.user_id))["failures"]) == [b.server_name]
@@ -323,9 +322,12 @@ async def test_a_list_is_asked_for_when_a_change_is_told_and_once_more_after_a_g
 ) -> None:
     a, b = pair
     alice, bob, _ = await meet(pair)
+    await alice.syncs()
     device = await uploads_keys(bob)
-    await asks_for(pair, alice, bob)
-    # Whoever wants it meanwhile waits for the same answer.
+    # Clients are told once, when it is here.
+    await sees(alice, changed(bob))
+    assert questions(pair) == [bob.user_id]
+    assert "device_lists" not in (await alice.syncs(timeout_ms=200)).body
     assert await devices_seen(alice, bob) == {bob.device_id}
     assert questions(pair) == [bob.user_id]
     await tells(b, a, "m.device_list_update", update(bob, device, 10**6, 10**6 - 1))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from enum import IntEnum
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from yizhan_config.tasks import Background
     from yizhan_database import Database
-    from yizhan_server.e2ee.remote_lists import RemoteLists
+    from yizhan_server.e2ee.remote_lists import Missing, RemoteLists
     from yizhan_server.federation_client.destinations import Destinations
     from yizhan_server.federation_client.queries import DeviceKeys, QueryRequests
 
@@ -58,6 +59,16 @@ RETRY_S = 5.0
 
 NOT_FEDERATED = {"errcode": "M_UNKNOWN", "error": "This server is not connected to that one"}
 NOT_ANSWERED = {"errcode": "M_UNKNOWN", "error": "That server did not answer"}
+
+
+class _Tell(IntEnum):
+    """Whether clients are told of a list once it is here."""
+
+    NOBODY = 0
+    IF_ASKED = 1
+    """Unless a client has brought about that it is here, and so has it."""
+    ANYHOW = 2
+    """A client has been answered that it could not be had."""
 
 
 class RemoteKeys:
@@ -82,18 +93,16 @@ class RemoteKeys:
         self._slots = asyncio.Semaphore(QUESTIONS)
         # Order: a user's lock before a slot.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._missed: dict[ServerName, dict[UserID, bool]] = {}
-        """Whom to ask for, by server; and whether a client has been told of a failure."""
+        self._missed: dict[ServerName, dict[UserID, _Tell]] = {}
+        """Whom to ask for, by server."""
 
     async def update(self, origin: ServerName, content: JsonObject) -> None:
         """Take m.device_list_update; ask for the list if that does not follow what is known."""
-        user_id = await self._lists.update(origin, content)
-        self._note_missed(origin, [] if user_id is None else [user_id], was_wanted=False)
+        self._note_missing(origin, await self._lists.update(origin, content))
 
     async def update_signing_keys(self, origin: ServerName, content: JsonObject) -> None:
         """Take m.signing_key_update; ask for the list if that does not follow what is known."""
-        user_id = await self._lists.update_signing_keys(origin, content)
-        self._note_missed(origin, [] if user_id is None else [user_id], was_wanted=False)
+        self._note_missing(origin, await self._lists.update_signing_keys(origin, content))
 
     async def query(self, wanted: Wanted, timeout_ms: int) -> tuple[set[str], JsonObject]:
         """Look for keys; returns the users whose lists are kept now, and the rest of the answer.
@@ -119,7 +128,7 @@ class RemoteKeys:
             self._note_missed(
                 ServerName(server),
                 [u for u in asked if u in sharing and server_name_of(u) == server],
-                was_wanted=True,
+                _Tell.ANYHOW,
             )
         return sharing, answer
 
@@ -162,11 +171,13 @@ class RemoteKeys:
                 return False  # the server knows no such user
             return True
 
-    def _note_missed(self, server: ServerName, users: Collection[str], *, was_wanted: bool) -> None:
-        """Ask for users, one after the other, as soon as their server answers.
+    def _note_missing(self, server: ServerName, missing: Missing | None) -> None:
+        if missing is not None:
+            tell = _Tell.NOBODY if missing.is_told else _Tell.IF_ASKED
+            self._note_missed(server, [missing.user_id], tell)
 
-        Clients are then told, also those that have heard of a change: they may not have waited.
-        """
+    def _note_missed(self, server: ServerName, users: Collection[str], tell: _Tell) -> None:
+        """Ask for users, one after the other, as soon as their server answers."""
         if not users:
             return
         waiting = self._missed.get(server)
@@ -174,7 +185,7 @@ class RemoteKeys:
             waiting = self._missed[server] = {}
             self._background.keep(f"device lists of {server}", partial(self._retry, server))
         for user_id in map(UserID, islice(users, MAX_MISSED - len(waiting))):
-            waiting[user_id] = was_wanted or waiting.get(user_id, False)
+            waiting[user_id] = max(tell, waiting.get(user_id, tell))
 
     async def _retry(self, server: ServerName) -> None:
         waiting = self._missed[server]
@@ -182,16 +193,16 @@ class RemoteKeys:
             await self._destinations.wait_until_due(server)
             user_id = next(iter(waiting))
             # Before it is asked for: what changes meanwhile has it asked for once more.
-            was_wanted = waiting.pop(user_id)
+            tell = waiting.pop(user_id)
             try:
                 has_asked = await self._fetch(user_id, server)
             except (RemoteUnavailable, TimeoutError):
-                waiting[user_id] = was_wanted or waiting.get(user_id, False)
+                waiting[user_id] = max(tell, waiting.get(user_id, tell))
                 await asyncio.sleep(RETRY_S)
             except RemoteFailure:
                 continue
             else:
-                if was_wanted or has_asked:
+                if tell is _Tell.ANYHOW or (tell is _Tell.IF_ASKED and has_asked):
                     await self._lists.tell_changed(user_id)
         del self._missed[server]
 

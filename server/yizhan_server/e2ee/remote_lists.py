@@ -12,6 +12,7 @@ Spec: server-server API, "Device Management", "End-to-End Encryption".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -73,6 +74,15 @@ class _SigningUpdate(msgspec.Struct):
     self_signing_key: JsonObject | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A list that is to be asked for."""
+
+    user_id: UserID
+    is_told: bool
+    """Whether clients know already that it is another now."""
+
+
 class RemoteLists:
     """Keeps the lists."""
 
@@ -91,10 +101,10 @@ class RemoteLists:
         self._requests = requests
         self._server_name = server_name
 
-    async def update(self, origin: ServerName, content: JsonObject) -> UserID | None:
+    async def update(self, origin: ServerName, content: JsonObject) -> Missing | None:
         """Take m.device_list_update of a user who shares a room with somebody here.
 
-        Returns that user if the list is now to be asked for.
+        Returns whose list is now to be asked for, and whether clients are to be told then.
         """
         said = _parse(content, _Update)
         user_id = parse_sender(origin, said.user_id)
@@ -108,7 +118,7 @@ class RemoteLists:
         if not await storage.users_sharing(self._db, self._server_name, [user_id]):
             return None
 
-        async def attempt() -> UserID | None:
+        async def attempt() -> Missing | None:
             known = await storage.find_list(self._db, user_id)
             kept = await storage.users_kept(self._db, self._server_name, [user_id])
             tx = Transaction()
@@ -121,23 +131,27 @@ class RemoteLists:
                 storage.replace_device(tx, user_id, said.device_id, device)
             else:
                 storage.break_list(tx, user_id, known, said.stream_id)
-            self._changes.record_remote(tx, user_id)
+            # Of one that was never here, or has been broken since, no client has an answer that it
+            # need be told of: what it was told of already, it has not asked for yet.
+            is_told = known is not None and known.complete
+            if is_told:
+                self._changes.record_remote(tx, user_id)
             await self._db.commit(tx)
-            return None if kept and follows else user_id
+            return None if kept and follows else Missing(user_id, is_told)
 
         return await until_committed(attempt)
 
-    async def update_signing_keys(self, origin: ServerName, content: JsonObject) -> UserID | None:
+    async def update_signing_keys(self, origin: ServerName, content: JsonObject) -> Missing | None:
         """Take m.signing_key_update of a user who shares a room with somebody here.
 
-        Returns that user if the list is now to be asked for.
+        Returns whose list is now to be asked for.
         """
         said = _parse(content, _SigningUpdate)
         user_id = parse_sender(origin, said.user_id)
         if not await storage.users_sharing(self._db, self._server_name, [user_id]):
             return None
 
-        async def attempt() -> UserID | None:
+        async def attempt() -> Missing | None:
             found = await stored_keys.find_cross_signing(self._db, [user_id])
             stored = found.get(user_id)
             tx = Transaction()
@@ -154,7 +168,7 @@ class RemoteLists:
                 _record_identity(tx, stored, new)
             self._changes.record_remote(tx, user_id)
             await self._db.commit(tx)
-            return user_id if new is None else None
+            return Missing(user_id, is_told=True) if new is None else None
 
         return await until_committed(attempt)
 
