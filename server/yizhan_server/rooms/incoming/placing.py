@@ -4,7 +4,7 @@ An event that follows the room's only end, or all of its ends, continues what is
 them are one job. One that stands beside the end is stored first, with the state after it but
 without a position, so that state resolution can read it; then it gets its position, together
 with what the room's ends, resolved anew, make of the current state. A crash between the two
-leaves an event that its server will send again.
+leaves an event that its server will send again, and that is shown before what follows it.
 
 Spec: server-server API, "Checks performed on receipt of a PDU", 4 to 7.
 """
