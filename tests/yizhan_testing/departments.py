@@ -86,6 +86,8 @@ def free_sockets(count: int) -> list[socket.socket]:
     for _ in range(count):
         bound = socket.socket()
         bound.bind(("127.0.0.1", 0))
+        # Connections inherit it; those that have not ended yet would keep the port from `Door`.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sockets.append(bound)
     return sockets
 
