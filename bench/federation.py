@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 EVENTS, PACE_S = 100, 0.1
 """Far enough apart that no server puts two into a transaction."""
 LATENCIES = 20
-MISSED = 1000
+MISSED = 5000
 REST_S = 120
 
 
