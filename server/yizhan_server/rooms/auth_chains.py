@@ -147,9 +147,7 @@ class AuthChains:
                         version += 1
                 except GuardFailed:
                     # Another process was faster, so it has placed some of the events: in the end
-                    # none are left to compete for. Without such progress it is a fault of ours.
-                    if await stored.cover_version(self._db, room) == version:
-                        raise
+                    # none are left to compete for.
                     continue
                 return
 
