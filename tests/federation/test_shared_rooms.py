@@ -102,6 +102,34 @@ async def test_an_invitation_is_declined(pair: list[HomeserverInProcess]) -> Non
     await until(alice, alice_learns)
 
 
+async def test_who_has_left_is_invited_anew_and_declines(pair: list[HomeserverInProcess]) -> None:
+    a, b = pair
+    alice, bob = await a.person("alice"), await b.person("bob")
+    room = await alice.creates_room(preset="public_chat")
+    await joins(bob, room, a)
+    await bob.leaves(room)
+
+    async def alice_learns() -> None:
+        path = f"/v3/rooms/{quote(room, safe='')}/state/m.room.member/{bob.user_id}"
+        assert (await alice.get(path))["membership"] == "leave"
+
+    await until(alice, alice_learns)
+    await bob.syncs()
+    since = bob.since
+    assert since is not None
+    await alice.invites(room, bob)
+    assert room in (await bob.syncs(timeout_ms=5000)).body["rooms"]["invite"]
+    invited = bob.since
+
+    await bob.leaves(room)
+
+    assert room in (await bob.syncs()).body["rooms"]["leave"]
+    assert bob.since != invited
+    # A device that was away for all of it has learnt of the first departure already.
+    away = await bob.get("/v3/sync", since=since)
+    assert "invite" not in away.get("rooms", {})
+
+
 async def test_many_speak_at_once_and_all_agree(pair: list[HomeserverInProcess]) -> None:
     a, b = pair
     alice, bob = await a.person("alice"), await b.person("bob")

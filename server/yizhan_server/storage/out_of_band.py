@@ -14,6 +14,16 @@ def append_change(tx: Transaction, room: int, user_id: str, event: int, pos: Pos
     )  # fmt: skip
 
 
+async def last_change(db: Database, room: int, user_id: str, upto: int) -> tuple[int, int] | None:
+    """Return (event, pos) of the last change of a user's membership of a room up to `upto`."""
+    row = await db.row(
+        "SELECT event, pos FROM out_of_band WHERE user_id = ? AND pos <= ? AND room = ?"
+        " ORDER BY pos DESC LIMIT 1",
+        user_id, upto, room,
+    )  # fmt: skip
+    return None if row is None else (row[0], row[1])
+
+
 async def changes_within(
     db: Database, after: int, upto: int, limit: int
 ) -> list[tuple[int, int, str, int]]:

@@ -336,12 +336,23 @@ def begin_current_state(tx: Transaction, room: int, pos: Pos, point: Point, but:
 
 async def current_state_event(db: Database, room: int, key: int, pos: int) -> int | None:
     """Return the event of a key in the room's current state as of `pos`."""
+    found = await current_state_change(db, room, key, pos)
+    return None if found is None else found[0]
+
+
+async def current_state_change(
+    db: Database, room: int, key: int, pos: int
+) -> tuple[int, int] | None:
+    """Return (event, pos) of the last change of a key in the room's current state up to `pos`.
+
+    None where the key is not in that state.
+    """
     row = await db.row(
-        "SELECT event FROM current_state WHERE room = ? AND key = ? AND pos <= ?"
+        "SELECT event, pos FROM current_state WHERE room = ? AND key = ? AND pos <= ?"
         " ORDER BY pos DESC LIMIT 1",
         room, key, pos,
     )  # fmt: skip
-    return None if row is None else row[0] or None
+    return (row[0], row[1]) if row is not None and row[0] else None
 
 
 async def current_state_of_rooms(db: Database, user_id: str, key: int, pos: int) -> dict[int, int]:

@@ -16,6 +16,7 @@ from yizhan_server.rooms.access import RoomAccess
 from yizhan_server.rooms.room import LATEST
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.storage import events as stored_events
+from yizhan_server.storage import out_of_band as stored_out_of_band
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
 from yizhan_server.storage.rooms import UserRoom
@@ -62,8 +63,8 @@ class UserChanges:
 
     async def membership_at(self, room: int, user_id: UserID, pos: int) -> str | None:
         """Return the user's membership of a room as of `pos`; None if there was none."""
-        nid = await self._member_event(room, user_id, pos)
-        return None if nid is None else await self._access.membership_of_event(nid)
+        found = await self._member_event(room, user_id, pos)
+        return None if found is None else await self._access.membership_of_event(found[0])
 
     async def rooms_with_events(self, user_id: UserID, window: Window) -> Collection[int]:
         """Return (at least) those of the user's rooms that have events in the window."""
@@ -83,17 +84,25 @@ class UserChanges:
 
     async def _rewound(self, room: UserRoom, user_id: UserID, upto: int) -> UserRoom | None:
         """Return a room whose membership has changed since `upto` as it was then."""
-        nid = await self._member_event(room.nid, user_id, upto)
-        if nid is None:
+        found = await self._member_event(room.nid, user_id, upto)
+        if found is None:
             return None
+        nid, pos = found
         event = (await stored_events.events_by_nid(self._db, [nid]))[nid]
         return UserRoom(
-            room.nid, room.room_id, str(event.content.get("membership")), event.sender, nid,
-            event.pos,
-        )  # fmt: skip
+            room.nid, room.room_id, str(event.content.get("membership")), event.sender, nid, pos
+        )
 
-    async def _member_event(self, room: int, user_id: UserID, pos: int) -> int | None:
+    async def _member_event(self, room: int, user_id: UserID, upto: int) -> tuple[int, int] | None:
+        """Return the event of the user's membership as of `upto`, and since when it was that.
+
+        A later change from outside the room counts more than the state that this server last saw.
+        """
+        inside = None
         key = await self._keys.find(("m.room.member", user_id))
-        if key is None:
-            return None
-        return await stored_state.current_state_event(self._db, room, key, pos)
+        if key is not None:
+            inside = await stored_state.current_state_change(self._db, room, key, upto)
+        outside = await stored_out_of_band.last_change(self._db, room, user_id, upto)
+        if outside is not None and (inside is None or outside[1] > inside[1]):
+            return outside
+        return inside
