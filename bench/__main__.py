@@ -47,6 +47,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--members", type=int, default=1000, help="of the room that another server joins"
     )
+    parser.add_argument(
+        "--missed", type=int, default=1000, help="events that a server away misses; 0: none"
+    )
     parser.add_argument("--check", action="store_true", help="fail when a target is missed")
     parser.add_argument("--docs", action="store_true", help="write the table to performance.md")
     return parser.parse_args(words)
@@ -133,7 +136,9 @@ async def run_federation(
     for number in range(results.rounds):
         print(f"federation, round {number + 1} of {results.rounds}", file=sys.stderr)
         for label, pair in pairs.items():
-            await federation.measure(label, pair, results, quick=arguments.quick)
+            await federation.measure(
+                label, pair, results, missed=arguments.missed, quick=arguments.quick
+            )
 
 
 def main() -> int:

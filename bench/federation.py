@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 EVENTS, PACE_S = 100, 0.1
 """Far enough apart that no server puts two into a transaction."""
 LATENCIES = 20
-MISSED = 5000
 REST_S = 120
 
 
@@ -182,14 +181,21 @@ async def both(pair: Prepared) -> AsyncIterator[Running]:
         yield Running(here, there, api, far_api)
 
 
-async def measure(label: str, pair: Prepared, results: Results, *, quick: bool) -> None:
-    """One round of all cases; each goes on where the one before has ended."""
+async def measure(
+    label: str, pair: Prepared, results: Results, *, missed: int, quick: bool
+) -> None:
+    """One round of all cases; each goes on where the one before has ended.
+
+    `missed`: events that are sent while the second server is away; 0 leaves that case out.
+    """
     here, there = pair.servers
     async with both(pair) as running:
         await _join(label, pair, running, results)
         await _events(label, pair, running, results, EVENTS // 5 if quick else EVENTS)
+    if not missed:
+        return
     # The data stays; now the second server is away for a while.
-    count = MISSED // 5 if quick else MISSED
+    count = missed // 5 if quick else missed
     async with here.running(), Api(here.base_url) as api:
         for number in range(count):
             await api.send(pair.owner, pair.room, f"missed {number}.")
