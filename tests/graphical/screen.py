@@ -20,6 +20,8 @@ from pathlib import Path
 WAIT_S = 90.0
 """How long anything may take to appear on a busy machine; a reading alone takes some seconds."""
 _SCALE = 2
+_SHORT = 3
+"""Letters: what is so short counts as a word of its own only, or "OK" would stand in many a key."""
 _COMMANDS = ("Xvfb", "xdotool", "xclip", "import", "convert", "tesseract", "fc-list")
 
 # How tesseract is shown the picture, and told to look for text (its page segmentation). No single
@@ -44,6 +46,8 @@ class Line:
         """Return the middle of the words that make up `text`, or None."""
         wanted = fold(text)
         words = [fold(word) for word in self.words]
+        if len(wanted) <= _SHORT:
+            return self.places[words.index(wanted)] if wanted in words else None
         for last in range(len(words)):
             for first in range(last, -1, -1):
                 if resembles("".join(words[first : last + 1]), wanted):
