@@ -263,3 +263,34 @@ async def test_a_fault_of_ours_over_one_thing_stops_nothing_else_of_the_transact
     answer = await mallory.sends(said, edus=({"edu_type": "test.faulty", "content": {}},))
     assert answer.json == {"pdus": {said.event_id: {}}}
     assert (await everything(alice, room))[1][0] == said.event_id
+
+
+@pytest.mark.parametrize("depth", [150, 300, 600, 900])
+async def test_what_is_nested_beyond_reason_stops_nothing_else_of_the_transaction(
+    peer: Peer, alice: Person, homeserver: HomeserverInProcess, depth: int
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="5")
+    mallory = await joined(peer, homeserver, room)
+    deep: Any = 1
+    for number in range(depth):
+        deep = {"a": deep} if number % 2 else [deep]
+    said = mallory.event("m.room.message", {"msgtype": "m.text", "body": "x"})
+    kinds = (
+        "m.typing", "m.presence", "m.receipt", "m.direct_to_device", "m.device_list_update",
+        "m.signing_key_update",
+    )  # fmt: skip
+    content = dict.fromkeys(
+        ("user_id", "push", "sender", "messages", "keys", "master_key", "!room:a.test"), deep
+    )
+    body = {
+        "origin": peer.name,
+        "origin_server_ts": 1,
+        "pdus": [{"room_id": room, "x": deep}, {"room_id": "!x:a.test", "x": deep},
+                 mallory.event("m.deep", {"deep": deep}).raw, said.raw],
+        "edus": [{"edu_type": kind, "content": content} for kind in kinds],
+    }  # fmt: skip
+    uri = f"/_matrix/federation/v1/send/deep{depth}"
+    answer = await peer.asks(homeserver, "PUT", uri, body, body=encode_lenient(body))
+    assert answer.status == 200, answer.content
+    assert said.event_id in (await everything(alice, room))[1]
+    await alice.syncs()

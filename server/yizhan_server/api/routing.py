@@ -41,7 +41,7 @@ from yizhan_server.api.peer_authentication import PeerAuthentication
 from yizhan_server.api.services import Services
 from yizhan_server.api.suspension import is_open_to_suspended, user_suspended
 from yizhan_server.appservices.identities import AppserviceIdentities
-from yizhan_server.protocol.canonical_json import encode_any
+from yizhan_server.protocol.canonical_json import encode_any, holds_nul
 from yizhan_server.protocol.errors import BadJson, MatrixError, MissingToken, TooLarge
 from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName
 from yizhan_server.rooms.access import JoinedRoom, ReadableRoom, VisibleEvent
@@ -356,10 +356,10 @@ def _parser(body: type) -> Callable[[bytes], Any]:
         try:
             parsed = decoder.decode(data or b"{}")
             # JSON can only spell it so; an escaped backslash before it is somebody's prose.
-            holds_nul = b"\\u0000" in data and _holds_nul(orjson.loads(data))
+            has_nul = b"\\u0000" in data and holds_nul(orjson.loads(data))
         except RecursionError:
             raise MatrixError(400, "M_BAD_JSON", "The body is nested too deeply") from None
-        if holds_nul:
+        if has_nul:
             raise MatrixError(400, "M_BAD_JSON", "The body holds a NUL character")
         return parsed
 
@@ -370,18 +370,9 @@ def _converted(content: JsonObject, body: type) -> Any:
     """Return a parsed object as `body`, with the checks that `_parser` makes."""
     if body is dict:
         return content
-    if _holds_nul(content):
+    if holds_nul(content):
         raise BadJson("The body holds a NUL character")
     return msgspec.convert(content, body)
-
-
-def _holds_nul(value: Any) -> bool:
-    """Whether a string anywhere in `value` holds NUL, which no column of text can store."""
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any("\0" in key or _holds_nul(part) for key, part in value.items())
-    return isinstance(value, list) and any(map(_holds_nul, value))
 
 
 class _Node:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from yizhan_database import DatabaseUnavailable
-from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.canonical_json import JsonObject, holds_nul
 from yizhan_server.protocol.errors import BadJson, MatrixError
 from yizhan_server.protocol.event import InvalidPdu, parse_pdu
 from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName
@@ -106,7 +106,7 @@ class IncomingTransactions:
         by_room: dict[str, list[JsonObject]] = defaultdict(list)
         for raw in pdus:
             room_id = raw.get("room_id") if isinstance(raw, dict) else None
-            if isinstance(room_id, str) and not _holds_nul(raw, but="content"):
+            if isinstance(room_id, str) and not _is_unstorable(raw):
                 by_room[room_id].append(raw)
             # What names no room, or what no column can hold, cannot be kept apart: it is dropped.
         results: dict[str, str | None] = {}
@@ -167,7 +167,7 @@ class IncomingTransactions:
             kind = edu.get("edu_type") if isinstance(edu, dict) else None
             content = edu.get("content") if isinstance(edu, dict) else None
             receiver = self._edus.get(kind) if isinstance(kind, str) else None
-            if receiver is None or not isinstance(content, dict) or _holds_nul(content):
+            if receiver is None or not isinstance(content, dict) or holds_nul(content):
                 continue
             try:
                 await receiver(origin, content)
@@ -182,16 +182,9 @@ class IncomingTransactions:
                 log.exception("edu not taken", extra={"origin": origin, "edu_type": kind})
 
 
-def _holds_nul(value: Any, but: str | None = None) -> bool:
-    """Whether a string in `value`, the part `but` left out, holds NUL, which no column can store.
-
-    An event's content is stored as JSON, where it is escaped.
-    """
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any("\0" in key or _holds_nul(part) for key, part in value.items() if key != but)
-    return isinstance(value, list) and any(map(_holds_nul, value))
+def _is_unstorable(raw: JsonObject) -> bool:
+    # The content is stored as JSON, in which NUL is escaped.
+    return holds_nul({key: part for key, part in raw.items() if key != "content"})
 
 
 def _ids(room: Room, raws: Sequence[JsonObject]) -> list[str]:

@@ -100,6 +100,24 @@ def check_strict(value: JsonValue) -> None:
         level = below
 
 
+def holds_nul(value: JsonValue) -> bool:
+    """Tell whether a string anywhere in `value` holds NUL, which no column of text can store."""
+    level = [value]
+    while level:
+        below: list[JsonValue] = []
+        for part in level:
+            if isinstance(part, str):
+                if "\0" in part:
+                    return True
+            elif isinstance(part, dict):
+                below.extend(part)
+                below.extend(part.values())
+            elif isinstance(part, list):
+                below.extend(part)
+        level = below
+    return False
+
+
 def parse_json(data: bytes | str, *, strict: bool = False) -> JsonValue:
     """Return the value that `data` (UTF-8) spells; with `strict` only if it is canonical JSON.
 
