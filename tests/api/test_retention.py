@@ -6,8 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from typing_extensions import override
-
 from yizhan_config.settings import Retention as RetentionSettings
 from yizhan_server.clock import SystemClock
 from yizhan_server.protocol.identifiers import UserID
@@ -15,6 +13,7 @@ from yizhan_server.rooms.retention import DAY_MS, Retention
 from yizhan_server.rooms.self_destruction import SelfDestruction
 from yizhan_server.rooms.writer import Draft
 from yizhan_testing.homeserver import homeserver_in_process
+from yizhan_testing.later_clock import LaterClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,18 +22,9 @@ if TYPE_CHECKING:
     from yizhan_testing.homeserver import HomeserverInProcess, Person
 
 
-class LaterClock(SystemClock):
-    def __init__(self, days: int) -> None:
-        self._days = days
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + self._days * DAY_MS
-
-
 async def erase(homeserver: HomeserverInProcess, days: int, settings: RetentionSettings) -> None:
     services = homeserver.parts.services
-    await Retention(services.db, LaterClock(days), services.rooms, settings).erase_due()
+    await Retention(services.db, LaterClock(days * DAY_MS), services.rooms, settings).erase_due()
 
 
 async def texts(person: Person, room: str) -> list[str | None]:
@@ -119,7 +109,7 @@ async def test_a_message_is_erased_at_the_time_that_its_sender_named(
     await alice.says(room, "never", **{"org.matrix.self_destruct_after": "soon"})
     parts = homeserver.parts
     for days, left in ((0, ["soon", "later", "never"]), (2, [None, "later", "never"])):
-        clock, services = LaterClock(days), parts.services
+        clock, services = LaterClock(days * DAY_MS), parts.services
         destruction = SelfDestruction(services.db, parts.stream, clock, services.rooms)
         await destruction.catch_up()
         await destruction.erase_due()

@@ -6,20 +6,10 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
-from typing_extensions import override
-
 from yizhan_server.clock import SystemClock
 from yizhan_server.rooms.housekeeping import DAY_MS, Housekeeping
 from yizhan_testing.homeserver import HomeserverInProcess, Person
-
-
-class LaterClock(SystemClock):
-    def __init__(self, days: int) -> None:
-        self._days = days
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + self._days * DAY_MS
+from yizhan_testing.later_clock import LaterClock
 
 
 async def test_two_people_chat(alice: Person, bob: Person) -> None:
@@ -173,7 +163,7 @@ async def test_the_original_of_a_redacted_event_is_erased_in_time(
 
     await Housekeeping(db, SystemClock(), retention_days=1).tidy()
     assert "泄密".encode() in await original()
-    await Housekeeping(db, LaterClock(days=2), retention_days=1).tidy()
+    await Housekeeping(db, LaterClock(2 * DAY_MS), retention_days=1).tidy()
     assert "泄密".encode() not in await original()
     seen = await alice.get(f"/v3/rooms/{quote(room)}/event/{quote(event)}")
     assert seen["content"] == {}

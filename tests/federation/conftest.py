@@ -10,6 +10,7 @@ import pytest_asyncio
 from yizhan_testing.certificates import CertificateAuthority
 from yizhan_testing.databases import DIALECTS, Dialect
 from yizhan_testing.homeserver import HomeserverInProcess, Person, homeserver_in_process
+from yizhan_testing.later_clock import LaterClock
 from yizhan_testing.peer import Peer, federating, open_peer
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 @pytest.fixture
 def authority(tmp_path: Path) -> CertificateAuthority:
     return CertificateAuthority(tmp_path)
+
+
+@pytest.fixture
+def clock() -> LaterClock:
+    return LaterClock()
 
 
 @pytest_asyncio.fixture

@@ -9,11 +9,9 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from typing_extensions import override
 
 from yizhan_database import DatabaseUnavailable
 from yizhan_server.app import MIGRATIONS
-from yizhan_server.clock import SystemClock
 from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.hashes import event_id_of
@@ -32,26 +30,12 @@ if TYPE_CHECKING:
     from yizhan_testing.certificates import CertificateAuthority
     from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
+    from yizhan_testing.later_clock import LaterClock
     from yizhan_testing.peer import Answered, Peer
 
 Json = dict[str, Any]
 
 MINUTE_MS = 60_000
-
-
-class LaterClock(SystemClock):
-    """A clock that a test may put forward."""
-
-    later_ms = 0
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + self.later_ms
-
-
-@pytest.fixture
-def clock() -> LaterClock:
-    return LaterClock()
 
 
 @pytest_asyncio.fixture

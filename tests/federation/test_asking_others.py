@@ -10,9 +10,7 @@ import orjson
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from typing_extensions import override
 
-from yizhan_server.clock import SystemClock
 from yizhan_testing.departments import departments
 from yizhan_testing.homeserver import Refused
 from yizhan_testing.polling import until
@@ -23,26 +21,12 @@ if TYPE_CHECKING:
 
     from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
+    from yizhan_testing.later_clock import LaterClock
     from yizhan_testing.peer import Peer
 
 PROFILE = "/_matrix/federation/v1/query/profile"
 DIRECTORY = "/_matrix/federation/v1/query/directory"
 MAKE_JOIN = "/_matrix/federation/v1/make_join/"
-
-
-class LaterClock(SystemClock):
-    """A clock that a test may put forward."""
-
-    later_ms = 0
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + self.later_ms
-
-
-@pytest.fixture
-def clock() -> LaterClock:
-    return LaterClock()
 
 
 @pytest_asyncio.fixture

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest_asyncio
-from typing_extensions import override
 
 from yizhan_server.app import MIGRATIONS
-from yizhan_server.clock import SystemClock
 from yizhan_server.federation import outbox_expiry
 from yizhan_server.federation.outbox_expiry import OutboxExpiry
 from yizhan_testing.databases import opened_fresh
 from yizhan_testing.homeserver import HomeserverInProcess, Person, served, settings_for
+from yizhan_testing.later_clock import LaterClock
 from yizhan_testing.peer import Peer, federating
 from yizhan_testing.peer_in_room import joined
 from yizhan_testing.peer_rooms import V1
@@ -34,16 +33,6 @@ if TYPE_CHECKING:
 
 JsonObject = dict[str, Any]
 DAY_MS = 86_400_000
-
-
-class LaterClock(SystemClock):
-    """A clock that a test may put forward."""
-
-    later_ms = 0
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + self.later_ms
 
 
 @dataclass

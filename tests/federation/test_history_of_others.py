@@ -8,9 +8,7 @@ from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
-from typing_extensions import override
 
-from yizhan_server.clock import SystemClock
 from yizhan_server.protocol.errors import Forbidden
 from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.identifiers import EventID, ServerName
@@ -29,23 +27,9 @@ if TYPE_CHECKING:
     from yizhan_server.rooms.server_access import RoomOfServer
     from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
+    from yizhan_testing.later_clock import LaterClock
 
 Json = dict[str, Any]
-
-
-class LaterClock(SystemClock):
-    """A clock that a test may put forward."""
-
-    later_ms = 0
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + self.later_ms
-
-
-@pytest.fixture
-def clock() -> LaterClock:
-    return LaterClock()
 
 
 @pytest_asyncio.fixture

@@ -12,10 +12,8 @@ import orjson
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from typing_extensions import override
 
 from yizhan_server.app import MIGRATIONS
-from yizhan_server.clock import SystemClock
 from yizhan_server.federation_client.connections import CONNECTIONS_PER_SERVER
 from yizhan_server.protocol.canonical_json import encode_canonical
 from yizhan_server.protocol.event import Pdu, parse_pdu
@@ -30,6 +28,7 @@ from yizhan_testing.homeserver import (
     served,
     settings_for,
 )
+from yizhan_testing.later_clock import LaterClock
 from yizhan_testing.peer import Peer, federating, open_peer
 from yizhan_testing.peer_in_room import joined
 from yizhan_testing.peer_rooms import V1, V2, PeerInRoom, path_of
@@ -46,16 +45,6 @@ if TYPE_CHECKING:
 JsonObject = dict[str, Any]
 
 POLICY = "m.room.policy"
-
-
-class LaterClock(SystemClock):
-    """A clock that a test may put forward."""
-
-    later_ms = 0
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + self.later_ms
 
 
 @dataclass

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import orjson
-import pytest
 import pytest_asyncio
 from aiohttp import web
-from typing_extensions import override
 
-from yizhan_server.clock import SystemClock
 from yizhan_server.media.remote_media import DAY_MS, file_name_in
 from yizhan_testing.departments import departments
 from yizhan_testing.homeserver import homeserver_in_process
@@ -26,24 +23,10 @@ if TYPE_CHECKING:
     from yizhan_testing.certificates import CertificateAuthority
     from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
+    from yizhan_testing.later_clock import LaterClock
     from yizhan_testing.peer import Peer
 
 DOWNLOAD = "/_matrix/federation/v1/media/download"
-
-
-class LaterClock(SystemClock):
-    """A clock that a test may put forward."""
-
-    later_ms = 0
-
-    @override
-    def now_ms(self) -> int:
-        return super().now_ms() + self.later_ms
-
-
-@pytest.fixture
-def clock() -> LaterClock:
-    return LaterClock()
 
 
 @pytest_asyncio.fixture

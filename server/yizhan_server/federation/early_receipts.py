@@ -73,15 +73,7 @@ class EarlyReceipts:
 
     async def run(self) -> None:
         """Try again what is kept of rooms that have news; in the background."""
-        after = self._stream.position
-        with self._stream.follow() as published:
-            while not self._stream.closing:
-                published.clear()
-                upto = self._stream.position
-                if upto > after:
-                    await self._look(after, upto)
-                    after = upto
-                await published.wait()
+        await self._stream.follow_from_now(self._look)
 
     async def _look(self, after: int, upto: int) -> None:
         if not self._kept:

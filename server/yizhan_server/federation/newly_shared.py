@@ -86,15 +86,7 @@ class NewlyShared:
 
     async def run(self) -> None:
         """Tell and hear of those who begin to share a room from now on; in the background."""
-        after = self._stream.position
-        with self._stream.follow() as published:
-            while not self._stream.closing:
-                published.clear()
-                upto = self._stream.position
-                if upto > after:
-                    await self._look(after, upto)
-                    after = upto
-                await published.wait()
+        await self._stream.follow_from_now(self._look)
 
     async def _look(self, after: int, upto: int) -> None:
         nids = await storage.rooms_joined_within(self._db, after, upto)

@@ -8,7 +8,7 @@ call on the event loop in commit order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
@@ -107,6 +107,21 @@ class Stream:
             yield event
         finally:
             self._followers.discard(event)
+
+    async def follow_from_now(self, look: Callable[[int, int], Awaitable[None]]) -> None:
+        """Call `look` with every (after, upto] that is published from now on, until the end.
+
+        For those to whom it does no harm that what came before, or while `look` failed, is lost.
+        """
+        after = self.position
+        with self.follow() as published:
+            while not self.closing:
+                published.clear()
+                upto = self.position
+                if upto > after:
+                    await look(after, upto)
+                    after = upto
+                await published.wait()
 
     def close(self) -> None:
         """End every wait: the server is stopping."""
