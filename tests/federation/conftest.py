@@ -49,9 +49,14 @@ async def stranger(authority: CertificateAuthority) -> AsyncIterator[Peer]:
 
 @pytest_asyncio.fixture
 async def homeserver(
-    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+    tmp_path: Path,
+    dialect: Dialect,
+    authority: CertificateAuthority,
+    peer: Peer,
+    clock: LaterClock,
 ) -> AsyncIterator[HomeserverInProcess]:
-    async with homeserver_in_process(tmp_path, dialect, **federating(authority, peer)) as server:
+    settings = federating(authority, peer)
+    async with homeserver_in_process(tmp_path, dialect, 1, clock, **settings) as server:
         yield server
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -11,14 +10,12 @@ import pytest_asyncio
 from aiohttp import web
 
 from yizhan_database import DatabaseUnavailable
-from yizhan_server.app import MIGRATIONS
 from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.hashes import event_id_of
 from yizhan_server.rooms.recording import Recorder
-from yizhan_testing.databases import opened_fresh
 from yizhan_testing.departments import departments
-from yizhan_testing.homeserver import Refused, served, settings_for
+from yizhan_testing.homeserver import Refused, homeserver_in_process
 from yizhan_testing.peer import federating
 from yizhan_testing.peer_rooms import V1, PeerInRoom, path_of
 from yizhan_testing.polling import until
@@ -48,11 +45,8 @@ async def homeserver(
     clock: LaterClock,
 ) -> AsyncIterator[HomeserverInProcess]:
     """One that speaks with both."""
-    settings = settings_for(tmp_path, **federating(authority, peer, stranger))
-    async with (
-        opened_fresh(dialect, MIGRATIONS, tmp_path, Random(1)) as db,
-        served(settings, db, clock) as server,
-    ):
+    settings = federating(authority, peer, stranger)
+    async with homeserver_in_process(tmp_path, dialect, 1, clock, **settings) as server:
         yield server
 
 

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest_asyncio
 
-from yizhan_server.app import MIGRATIONS
 from yizhan_server.federation import outbox_expiry
 from yizhan_server.federation.outbox_expiry import OutboxExpiry
-from yizhan_testing.databases import opened_fresh
-from yizhan_testing.homeserver import HomeserverInProcess, Person, served, settings_for
+from yizhan_testing.homeserver import HomeserverInProcess, Person
 from yizhan_testing.later_clock import LaterClock
-from yizhan_testing.peer import Peer, federating
+from yizhan_testing.peer import Peer
 from yizhan_testing.peer_in_room import joined
 from yizhan_testing.peer_rooms import V1
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     import pytest
     from aiohttp import web
 
-    from yizhan_testing.certificates import CertificateAuthority
-    from yizhan_testing.databases import Dialect
 
 JsonObject = dict[str, Any]
 DAY_MS = 86_400_000
@@ -91,20 +85,15 @@ class Absence:
 
 @pytest_asyncio.fixture
 async def absence(
-    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+    homeserver: HomeserverInProcess, peer: Peer, clock: LaterClock
 ) -> AsyncIterator[Absence]:
-    clock = LaterClock()
-    async with (
-        opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
-        served(settings_for(tmp_path, **federating(authority, peer)), db, clock) as homeserver,
-    ):
-        away = Absence(homeserver, peer, clock, await homeserver.person("alice"))
-        peer.handlers_below[f"{V1}/send/"] = away.take
-        peer.answers["GET", "/_matrix/key/v2/server"] = away.publish
-        # So that its key is known before.
-        await away.ends()
-        peer.is_down = True
-        yield away
+    away = Absence(homeserver, peer, clock, await homeserver.person("alice"))
+    peer.handlers_below[f"{V1}/send/"] = away.take
+    peer.answers["GET", "/_matrix/key/v2/server"] = away.publish
+    # So that its key is known before.
+    await away.ends()
+    peer.is_down = True
+    yield away
 
 
 async def test_messages_survive_an_absence_of_weeks(absence: Absence) -> None:

@@ -26,6 +26,7 @@ from yizhan_testing.homeserver import (
     served,
     settings_for,
 )
+from yizhan_testing.later_clock import LaterClock
 from yizhan_testing.peer import Peer, federating, open_peer
 
 KEYS = "/_matrix/key/v2/server"
@@ -154,50 +155,38 @@ async def test_keys_that_are_not_what_they_should_be_prove_nothing(
 
 
 async def test_a_peer_that_changed_its_key_is_believed_with_the_new_one_only(
-    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+    homeserver: HomeserverInProcess, peer: Peer, clock: LaterClock
 ) -> None:
-    clock = SteppingClock()
-    settings = settings_for(tmp_path, **federating(authority, peer))
-    async with (
-        opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
-        served(settings, db, clock) as homeserver,
-    ):
-        assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
-        before = peer.key
-        peer.rotates(clock.now_ms())
-        peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
-        assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
-        peer.key, after = before, peer.key
-        assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
-        peer.key = after
-        # After a day they are asked for again.
-        count = peer.count(KEYS)
-        clock.ahead_ms += 25 * 3600 * 1000
-        peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
-        assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
-        assert peer.count(KEYS) == count + 1
+    assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+    before = peer.key
+    peer.rotates(clock.now_ms())
+    peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
+    assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+    peer.key, after = before, peer.key
+    assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+    peer.key = after
+    # After a day they are asked for again.
+    count = peer.count(KEYS)
+    clock.later_ms += 25 * 3600 * 1000
+    peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
+    assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+    assert peer.count(KEYS) == count + 1
 
 
 async def test_a_server_is_asked_a_few_times_in_a_row_and_then_once_a_minute(
-    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+    homeserver: HomeserverInProcess, peer: Peer, clock: LaterClock
 ) -> None:
-    clock = SteppingClock()
-    settings = settings_for(tmp_path, **federating(authority, peer))
-    async with (
-        opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
-        served(settings, db, clock) as homeserver,
-    ):
-        published = peer.published()
-        peer.answers["GET", KEYS] = published
-        peer.key = SigningKey.generate("unpublished")
-        for _ in range(15):
+    published = peer.published()
+    peer.answers["GET", KEYS] = published
+    peer.key = SigningKey.generate("unpublished")
+    for _ in range(15):
+        assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
+    assert peer.count(KEYS) == 10
+    for _ in range(2):
+        clock.later_ms += 61_000
+        for _ in range(3):
             assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
-        assert peer.count(KEYS) == 10
-        for _ in range(2):
-            clock.ahead_ms += 61_000
-            for _ in range(3):
-                assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
-        assert peer.count(KEYS) == 12
+    assert peer.count(KEYS) == 12
 
 
 # endregion
@@ -236,22 +225,19 @@ async def test_a_notary_is_believed_only_with_both_signatures(
 
 
 async def test_a_notary_may_say_that_a_key_is_still_valid_but_not_what_it_is(
-    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+    tmp_path: Path,
+    dialect: Dialect,
+    authority: CertificateAuthority,
+    peer: Peer,
+    clock: LaterClock,
 ) -> None:
-    clock = SteppingClock()
     async with open_peer(authority) as notary:
-        settings = settings_for(
-            tmp_path,
-            **federating(authority, peer, notary),
-            **{"federation.trusted_key_servers": [notary.name]},
-        )
-        async with (
-            opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
-            served(settings, db, clock) as homeserver,
-        ):
+        settings = federating(authority, peer, notary)
+        settings["federation.trusted_key_servers"] = [notary.name]
+        async with homeserver_in_process(tmp_path, dialect, 1, clock, **settings) as homeserver:
             assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
             peer.is_down = True
-            clock.ahead_ms += 25 * HOUR_MS
+            clock.later_ms += 25 * HOUR_MS
             notary.answers["GET", KEYS] = notary.published(now_ms=clock.now_ms())
             right, other = peer.key, SigningKey.generate("p1")
             peer.key = other
@@ -260,7 +246,7 @@ async def test_a_notary_may_say_that_a_key_is_still_valid_but_not_what_it_is(
             assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
 
             peer.key = right
-            clock.ahead_ms += 61_000
+            clock.later_ms += 61_000
             true = notary.vouches(peer.published(now_ms=clock.now_ms()))
             notary.answers["POST", QUERY] = {"server_keys": [true]}
             assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
@@ -269,23 +255,17 @@ async def test_a_notary_may_say_that_a_key_is_still_valid_but_not_what_it_is(
 
 
 async def test_of_a_server_that_has_ever_new_keys_the_last_ones_are_kept(
-    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+    homeserver: HomeserverInProcess, peer: Peer, clock: LaterClock
 ) -> None:
-    clock = SteppingClock()
-    settings = settings_for(tmp_path, **federating(authority, peer))
-    async with (
-        opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
-        served(settings, db, clock) as homeserver,
-    ):
-        for day in range(5):
-            old = SigningKey.generate("x").verify_key.public_key
-            peer.old_keys = [
-                OldKey(VerifyKey(f"ed25519:{day}_{n}", old), clock.now_ms() - n) for n in range(50)
-            ]
-            peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
-            assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
-            clock.ahead_ms += 25 * HOUR_MS
-        kept = {each.key_id for each in await find_keys(db, peer.name)}
+    for day in range(5):
+        old = SigningKey.generate("x").verify_key.public_key
+        peer.old_keys = [
+            OldKey(VerifyKey(f"ed25519:{day}_{n}", old), clock.now_ms() - n) for n in range(50)
+        ]
+        peer.answers["GET", KEYS] = peer.published(now_ms=clock.now_ms())
+        assert (await peer.asks(homeserver, "GET", ASKED)).status == 200
+        clock.later_ms += 25 * HOUR_MS
+    kept = {each.key_id for each in await find_keys(homeserver.parts.services.db, peer.name)}
     assert len(kept) == 200
     assert {peer.key.key_id, "ed25519:4_49", "ed25519:1_0"} <= kept
     assert "ed25519:0_49" not in kept
@@ -315,20 +295,14 @@ async def test_the_server_vouches_for_keys_of_servers_it_speaks_with(
 
 
 async def test_a_notary_tells_what_it_has_of_a_server_that_is_gone(
-    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+    homeserver: HomeserverInProcess, peer: Peer, clock: LaterClock
 ) -> None:
-    clock = SteppingClock()
-    settings = settings_for(tmp_path, **federating(authority, peer))
-    async with (
-        opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
-        served(settings, db, clock) as homeserver,
-    ):
-        (before,) = await query(homeserver, {peer.name: {}})
-        clock.ahead_ms += 100 * 24 * 3600 * 1000
-        peer.is_down = True
-        (after,) = await query(homeserver, {peer.name: {}})
-        assert after["valid_until_ts"] == before["valid_until_ts"]
-        assert peer.count(KEYS) == 2
+    (before,) = await query(homeserver, {peer.name: {}})
+    clock.later_ms += 100 * 24 * 3600 * 1000
+    peer.is_down = True
+    (after,) = await query(homeserver, {peer.name: {}})
+    assert after["valid_until_ts"] == before["valid_until_ts"]
+    assert peer.count(KEYS) == 2
 
 
 async def test_a_notary_goes_on_vouching_for_a_key_that_its_server_has_dropped(
@@ -382,16 +356,3 @@ async def test_a_notary_is_not_asked_for_everything_at_once(
             homeserver.base_url + QUERY, json={"server_keys": wanted}
         ) as response:
             assert response.status == 400, wanted
-
-
-# endregion
-
-
-class SteppingClock:
-    """The machine's time, and how far a test is ahead of it."""
-
-    def __init__(self) -> None:
-        self.ahead_ms = 0
-
-    def now_ms(self) -> int:
-        return SystemClock().now_ms() + self.ahead_ms

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,20 +12,16 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from yizhan_server.app import MIGRATIONS
 from yizhan_server.federation_client.connections import CONNECTIONS_PER_SERVER
 from yizhan_server.protocol.canonical_json import encode_canonical
 from yizhan_server.protocol.event import Pdu, parse_pdu
 from yizhan_server.protocol.hashes import event_id_of
 from yizhan_server.protocol.signing import SigningKey
 from yizhan_server.rooms.incoming import reception
-from yizhan_testing.databases import opened_fresh
 from yizhan_testing.homeserver import (
     HomeserverInProcess,
     Person,
     homeserver_in_process,
-    served,
-    settings_for,
 )
 from yizhan_testing.later_clock import LaterClock
 from yizhan_testing.peer import Peer, federating, open_peer
@@ -72,16 +67,19 @@ class Scene:
 
 @pytest_asyncio.fixture
 async def scene(
-    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+    tmp_path: Path,
+    dialect: Dialect,
+    authority: CertificateAuthority,
+    peer: Peer,
+    clock: LaterClock,
 ) -> AsyncIterator[Scene]:
-    clock = LaterClock()
-    async with open_peer(authority) as judge:
-        settings = settings_for(tmp_path, **federating(authority, peer, judge))
-        async with (
-            opened_fresh(dialect, MIGRATIONS, tmp_path, random.Random(1)) as db,
-            served(settings, db, clock) as homeserver,
-        ):
-            yield Scene(homeserver, PlayedPolicyServer(judge), peer, clock)
+    async with (
+        open_peer(authority) as judge,
+        homeserver_in_process(
+            tmp_path, dialect, 1, clock, **federating(authority, peer, judge)
+        ) as homeserver,
+    ):
+        yield Scene(homeserver, PlayedPolicyServer(judge), peer, clock)
 
 
 @pytest_asyncio.fixture

@@ -284,13 +284,18 @@ class HomeserverInProcess(_Accounts):
 
 @asynccontextmanager
 async def homeserver_in_process(
-    folder: Path, dialect: Dialect = "sqlite", seed: int = 1, /, **overrides: object
+    folder: Path,
+    dialect: Dialect = "sqlite",
+    seed: int = 1,
+    clock: Clock | None = None,
+    /,
+    **overrides: object,
 ) -> AsyncIterator[HomeserverInProcess]:
     """Serve the application on a fresh database whose reads yield to the loop at random."""
     settings = settings_for(folder, **overrides)
     async with (
         opened_fresh(dialect, MIGRATIONS, folder, random.Random(seed)) as db,
-        served(settings, db) as homeserver,
+        served(settings, db, clock) as homeserver,
     ):
         yield homeserver
 
