@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from yizhan_testing.conformance import OBSERVED
+from yizhan_testing.databases import databases_of_a_test
 
 settings.register_profile(
     "default",
@@ -34,6 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     chosen = "ci" if os.environ.get("CI") else "default"
     settings.load_profile(os.environ.get("YIZHAN_HYPOTHESIS", chosen))
+
+
+@pytest.fixture(autouse=True)
+def _databases_end_with_their_test() -> Iterator[None]:
+    # Those of a fixture that serves a whole module are made before this one begins.
+    with databases_of_a_test():
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -44,6 +44,8 @@ Dialect = Literal["sqlite", "postgresql"]
 DIALECTS: tuple[Dialect, ...] = ("sqlite", "postgresql")
 
 _PR_SET_PDEATHSIG = 1
+_DROPPED_TOGETHER = 20
+"""Databases: the first DROP of several waits for a checkpoint, the others find it done."""
 
 
 async def fresh_database(
@@ -82,6 +84,19 @@ def embedded_postgres() -> EmbeddedPostgres:
     return server
 
 
+@contextmanager
+def databases_of_a_test() -> Iterator[None]:
+    """Let the databases that are made meanwhile be removed some time after."""
+    before = len(embedded_postgres().made) if embedded_postgres.cache_info().currsize else 0
+    try:
+        yield
+    finally:
+        if embedded_postgres.cache_info().currsize:
+            server = embedded_postgres()
+            server.ended += server.made[before:]
+            del server.made[before:]
+
+
 class EmbeddedPostgres:
     """A PostgreSQL server in a temporary folder, reached through a Unix socket only.
 
@@ -94,6 +109,10 @@ class EmbeddedPostgres:
         self._port = port
         self._numbers = itertools.count(1)
         self._templates: dict[str, str] = {}
+        self.made: list[str] = []
+        """Databases for whoever asks for them now."""
+        self.ended: list[str] = []
+        """Those that nobody needs any more."""
         self._folder = Path(tempfile.mkdtemp(prefix="yizhan-pg-"))
         self._user = _unprivileged_user()
         if self._user is not None:
@@ -128,6 +147,10 @@ class EmbeddedPostgres:
 
     async def fresh_database(self, migrations: ModuleType | str | Path) -> str:
         """Make a migrated database and return its URL."""
+        if len(self.ended) >= _DROPPED_TOGETHER:
+            # A thousand of them would fill a small disk.
+            while self.ended:
+                await self._execute(f"DROP DATABASE {self.ended.pop()} WITH (FORCE)")
         key = str(migrations)
         if key not in self._templates:
             template = f"template_{next(self._numbers)}"
@@ -137,6 +160,7 @@ class EmbeddedPostgres:
             await self._execute("DELETE FROM yizhan_meta WHERE key = 'epoch'", template)
             self._templates[key] = template
         name = f"test_{os.getpid()}_{next(self._numbers)}"
+        self.made.append(name)
         return await self.copy(self._templates[key], name)
 
     async def copy(self, template: str, name: str) -> str:
