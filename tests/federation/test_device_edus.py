@@ -9,7 +9,10 @@ from urllib.parse import quote
 import pytest_asyncio
 from nacl.signing import SigningKey
 
+from yizhan_database import DatabaseUnavailable
 from yizhan_server.app import MIGRATIONS
+from yizhan_server.e2ee import remote_keys
+from yizhan_server.e2ee.remote_lists import RemoteLists
 from yizhan_testing.crypto_identity import CrossSigningIdentity, CryptoDevice, public_key
 from yizhan_testing.databases import StatementRecorder, fresh_database
 from yizhan_testing.departments import departments_with_doors
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    import pytest
+
+    from yizhan_server.protocol.identifiers import UserID
     from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import Person, SyncAnswer
     from yizhan_testing.neighbours import Pair
@@ -373,6 +379,30 @@ async def test_what_a_server_says_of_its_devices_is_handed_on_with_names_and_gap
         "user_id": bob.user_id, "device_id": "BARE", "of": "another",
         "algorithms": [], "keys": {}, "signatures": {}, "unsigned": {},
     }  # fmt: skip
+
+
+async def test_missed_people_are_told_of_once_the_disk_has_room_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, room = await meet(pair)
+    b = pair[1]
+    await b.door.closes()  # it still speaks to others
+    await uploads_keys(bob)
+    assert list((await queries(alice, bob.user_id))["failures"]) == [b.server_name]
+    attempts = iter(range(2))
+    tell_changed = RemoteLists.tell_changed
+
+    async def tells_late(lists: RemoteLists, user_id: UserID) -> None:
+        if next(attempts, None) is not None:
+            raise DatabaseUnavailable("the disk is full")
+        await tell_changed(lists, user_id)
+
+    monkeypatch.setattr(RemoteLists, "tell_changed", tells_late)
+    monkeypatch.setattr(remote_keys, "RETRY_S", 0.05)
+    await b.door.opens()
+    await bob.says(room, "we are back")
+    await sees(alice, changed(bob))
+    assert next(attempts, None) is None
 
 
 async def test_nothing_is_lost_while_a_server_is_away(pair: Pair) -> None:

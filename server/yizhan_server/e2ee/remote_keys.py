@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 import orjson
 
+from yizhan_database import DatabaseUnavailable
 from yizhan_server.e2ee.cross_signing import check_key
 from yizhan_server.e2ee.remote_forms import encode_device_keys
 from yizhan_server.federation_client.errors import (
@@ -195,15 +196,16 @@ class RemoteKeys:
             # Before it is asked for: what changes meanwhile has it asked for once more.
             tell = waiting.pop(user_id)
             try:
-                has_asked = await self._fetch(user_id, server)
-            except (RemoteUnavailable, TimeoutError):
+                if await self._fetch(user_id, server) and tell is _Tell.IF_ASKED:
+                    # Whoever comes back to this finds the list here.
+                    tell = _Tell.ANYHOW
+                if tell is _Tell.ANYHOW:
+                    await self._lists.tell_changed(user_id)
+            except (RemoteUnavailable, TimeoutError, DatabaseUnavailable):
                 waiting[user_id] = max(tell, waiting.get(user_id, tell))
                 await asyncio.sleep(RETRY_S)
             except RemoteFailure:
                 continue
-            else:
-                if tell is _Tell.ANYHOW or (tell is _Tell.IF_ASKED and has_asked):
-                    await self._lists.tell_changed(user_id)
         del self._missed[server]
 
     async def claim(
