@@ -14,6 +14,7 @@ from yizhan_testing.departments import departments
 from yizhan_testing.homeserver import homeserver_in_process
 from yizhan_testing.identity_server import TOKEN, IdentityServer, identity_server
 from yizhan_testing.peer import federating
+from yizhan_testing.peer_rooms import V1
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
@@ -207,3 +208,33 @@ async def test_a_server_gets_nobody_invited_by_a_proof_that_is_forged(
             await alice.sets(room, "m.room.third_party_invite", {}, token)
             assert await asks(event) == (403, "M_FORBIDDEN")
             assert len(invited) == 1
+
+
+async def test_a_stranger_who_claims_bindings_has_other_servers_asked_within_bounds(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    exchange = f"{V1}/exchange_third_party_invite/"
+    asked: list[str] = []
+
+    async def refuses(request: web.BaseRequest) -> dict[str, Any]:
+        asked.append(request.path)
+        return {}
+
+    peer.handlers_below[exchange] = refuses
+    claimed = {"room_id": "!x:a.test", "sender": f"@anybody:{peer.name}"}
+
+    async def claims(user_id: str, count: int) -> int:
+        signed = {"mxid": user_id, "token": "t", "signatures": {}}
+        body = {
+            "medium": "email", "address": ADDRESS, "mxid": user_id,
+            "invites": [{**claimed, "signed": signed}] * count,
+        }  # fmt: skip
+        url = f"{homeserver.base_url}{V1}/3pid/onbind"
+        async with homeserver.http.put(url, json=body) as response:
+            return response.status
+
+    assert await claims(alice.user_id, 101) == 400
+    assert await claims(f"@mallory:{peer.name}", 5) == 403
+    assert asked == []
+    assert await claims(alice.user_id, 2) == 200
+    assert len(asked) == 2

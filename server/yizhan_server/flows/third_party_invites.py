@@ -36,6 +36,10 @@ JsonObject = dict[str, Any]
 
 _MAX_TOKEN_LENGTH = 255
 
+MAX_INVITES = 100
+"""That one binding may turn into invitations. Whoever calls need not have signed anything, and for
+rooms that are not here another server is asked each time."""
+
 
 class ThirdPartyInvites:
     """Invites by address."""
@@ -120,6 +124,8 @@ class ThirdPartyInvites:
         One that proves nothing, or is for a room that is not here, holds up none of the others;
         the refusal is answered when all have had their turn.
         """
+        if len(invites) > MAX_INVITES:
+            raise BadJson(f"At most {MAX_INVITES} invitations at a time")
         failure: MatrixError | None = None
         for invite in invites:
             try:
@@ -150,6 +156,9 @@ class ThirdPartyInvites:
         server = server_name_of(sender)
         if server is None or self._members.is_ours(UserID(sender)):
             raise Forbidden("The invitation is for a room that is not here")
+        if not self._members.is_ours(target):
+            # Nobody else's server would take it, nor is it ours to ask for.
+            raise Forbidden("The invitation is for a user of another server")
         event: JsonObject = {
             "type": "m.room.member",
             "room_id": room_id,
