@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from ssl import SSLContext
 from typing import Self
 
@@ -156,6 +157,7 @@ class _Gate:
         return socket.socket(family=family, type=kind, proto=protocol)
 
 
+@lru_cache(1024)
 def _parse_address(text: str) -> Address | None:
     try:
         return ipaddress.ip_address(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 from aiohttp import web
 
@@ -27,19 +28,18 @@ class ClientAddresses:
         named = request.headers.get("X-Forwarded-For", "")
         for address in reversed([each.strip() for each in named.split(",")]):
             if address and not self._is_trusted(address):
-                return address if _is_address(address) else peer
+                return peer if _parse(address) is None else address
         return peer
 
     def _is_trusted(self, address: str) -> bool:
-        if not _is_address(address):
-            return False
-        parsed = ipaddress.ip_address(address)
-        return any(parsed in network for network in self._trusted)
+        parsed = _parse(address)
+        return parsed is not None and any(parsed in network for network in self._trusted)
 
 
-def _is_address(text: str) -> bool:
+@lru_cache(1024)
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    # Kept: each request asks, and most come from few addresses.
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None

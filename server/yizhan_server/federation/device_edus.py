@@ -32,7 +32,6 @@ class DeviceEdus:
     async def concerned(self, after: int, upto: int) -> set[ServerName]:
         """Return the servers that share a room with somebody whose keys changed, or who came."""
         servers = await stored_changes.servers_concerned(self._db, after, upto)
-        servers += await stored_changes.servers_met(self._db, after, upto)
         return {ServerName(server) for server in servers}
 
     async def owed(

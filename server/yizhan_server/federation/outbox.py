@@ -16,7 +16,6 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -49,6 +48,15 @@ MAX_STORED_EDUS = 50
 MAX_STREAM_EDUS = 40
 PAGE = 500
 """Events of ours that the follower looks at in one step."""
+
+AT_ONCE = 10
+"""Events of a step that the follower puts into transactions itself; of more, each task does so."""
+
+UNRECORDED = 1000
+"""Positions that owe nobody anything and that the follower passes without recording how far it is.
+
+After a crash it passes them again.
+"""
 
 MAX_FLEETING = 1000
 """EDUs that need not arrive that wait for one server; beyond, the oldest give way."""
@@ -98,6 +106,10 @@ class Outbox:
         self._tasks: dict[ServerName, Started] = {}
         self._woken: set[ServerName] = set()
         """Servers whose tasks have to look once more before they end."""
+        self._noted: dict[str, int] = {}
+        """Up to where busy servers are owed something; not of those that were busy at the start."""
+        self._recorded = 0
+        """How far the follower is by its row."""
         self._fleeting: dict[ServerName, dict[tuple[str, ...], JsonObject]] = defaultdict(dict)
         """EDUs that need not arrive, the latest of each kind and subject."""
 
@@ -127,7 +139,7 @@ class Outbox:
     async def _follow(self) -> None:
         async for server in storage.scan_busy_servers(self._db):
             self.wake(ServerName(server))
-        after = await stored_followers.find_cursor(self._db, NAME)
+        after = self._recorded = await stored_followers.find_cursor(self._db, NAME)
         with self._stream.follow() as woken:
             while not self._stream.closing:
                 woken.clear()
@@ -140,24 +152,57 @@ class Outbox:
         """Note who is owed something of (after, upto]; returns how far that went."""
         events = await storage.own_events(self._db, after, upto, PAGE)
         end = events[-1].pos if len(events) == PAGE else upto
-        owed: dict[str, int] = {}
-        stays = await storage.servers_of_rooms(
-            self._db, list({event.room for event in events}), self._server_name
-        )
-        for event in events:
-            for server in recipients(event, stays.get(event.room, ())):
-                owed.setdefault(server, event.pos - 1)
-        for source in self._edus:
-            for server in await source.concerned(after, end):
-                owed[server] = min(after, owed.get(server, after))
-        owed.pop(self._server_name, None)
+        owed = await self._owed(events, after, end)
+        if not owed and end - self._recorded < UNRECORDED:
+            return end
         tx = Transaction()
-        storage.mark_busy(tx, owed)
+        ready: dict[str, list[OwnEvent]] = {}
+        if len(events) <= AT_ONCE:
+            ready = {
+                server: its for server, its in owed.items() if its and server not in self._fleeting
+            }
+        self._store_first(tx, ready, end)
+        storage.mark_busy(tx, [server for server in owed if server not in ready], after)
         stored_followers.advance_cursor(tx, NAME, end)
+        for server in owed:
+            self._noted[server] = end
         await self._db.commit(tx)
+        self._recorded = end
         for server in owed:
             self.wake(ServerName(server))
         return end
+
+    async def _owed(
+        self, events: Sequence[OwnEvent], after: int, upto: int
+    ) -> dict[str, list[OwnEvent]]:
+        """Return the events that each server is owed; none for one that is owed EDUs as well."""
+        stays = await storage.servers_of_rooms(
+            self._db, list({event.room for event in events}), self._server_name
+        )
+        owed: dict[str, list[OwnEvent]] = {}
+        for event in events:
+            for server in recipients(event, stays.get(event.room, ())):
+                owed.setdefault(server, []).append(event)
+        for source in self._edus:
+            for server in await source.concerned(after, upto):
+                owed[server] = []
+        owed.pop(self._server_name, None)
+        return owed
+
+    def _store_first(self, tx: Transaction, owed: dict[str, list[OwnEvent]], upto: int) -> None:
+        """Store the next transaction of each server that is owed these events and nothing else.
+
+        That is, of each that is not busy: of the others it only notes what their rows say already.
+        """
+        now_ms = self._clock.now_ms()
+        bodies: dict[tuple[int, ...], bytes] = {}
+        for server, events in owed.items():
+            which = tuple(event.pos for event in events)
+            if which not in bodies:
+                bodies[which] = self._body([event.pdu.raw for event in events], [])
+            storage.begin_transaction(
+                tx, server, events[0].pos - 1, _txn_id(), bodies[which], upto, now_ms
+            )
 
     def wake(self, server: ServerName) -> None:
         """Have a task work on what a server is owed, which is durable by now."""
@@ -173,63 +218,72 @@ class Outbox:
         while not self._stream.closing:
             self._woken.discard(server)
             busy = await storage.find_busy(self._db, server)
-            if busy is not None and busy.body is None:
-                if await self._compose(server, busy):
-                    continue
-                busy = None
-            if busy is None:
-                fleeting = self._take_fleeting(server, MAX_EDUS)
-                if not fleeting and server not in self._woken:
-                    break
-                if not fleeting:
-                    continue
+            while busy is not None and not self._stream.closing:
+                if busy.body is not None:
+                    assert busy.txn_id is not None, "stored together"
+                    if not await self._send(server, busy.txn_id, busy.body, give_up=False):
+                        return
+                busy = await self._go_on(server, busy)
+            fleeting = self._take_fleeting(server, MAX_EDUS)
+            if fleeting:
                 await self._send(server, _txn_id(), self._body([], fleeting), give_up=True)
-                continue
-            assert busy.txn_id is not None, "stored together"
-            assert busy.body is not None, "stored together"
-            if not await self._send(server, busy.txn_id, busy.body, give_up=False):
-                return
-            tx = Transaction()
-            storage.finish_transaction(tx, server, busy.txn_id, busy.upto_edu or 0)
-            with suppress(GuardFailed):
-                await self._db.commit(tx)
+            elif server not in self._woken:
+                break
         self._tasks.pop(server, None)
+        self._noted.pop(server, None)
 
-    async def _compose(self, server: ServerName, busy: BusyDestination) -> bool:
-        """Store the next transaction; False when nothing is owed, and the server no longer busy.
+    async def _go_on(self, server: ServerName, busy: BusyDestination) -> BusyDestination | None:
+        """Store the next transaction in place of the one that was taken, if there was one.
 
-        True also when it only became clear that nothing is owed of a stretch of the stream.
+        Returns how far the server is then; None when nothing is owed, and it is no longer busy.
         """
+        tx = Transaction()
+        sent, sent_edu = busy.sent_pos, 0
+        if busy.txn_id is not None:
+            sent, sent_edu = busy.upto_pos or 0, busy.upto_edu or 0
+            storage.finish_transaction(tx, server, busy.txn_id, sent_edu)
+        following = await self._compose(tx, server, sent, sent_edu)
+        try:
+            await self._db.commit(tx)
+        except GuardFailed:  # it was given up meanwhile
+            return await storage.find_busy(self._db, server)
+        return following
+
+    async def _compose(
+        self, tx: Transaction, server: ServerName, sent: int, sent_edu: int
+    ) -> BusyDestination | None:
+        """Add to a job the next transaction of a server that has everything up to `sent`.
+
+        Returns how far the server is then; None when nothing is owed. Without a transaction when
+        it only became clear that nothing is owed of a stretch of the stream.
+        """
+        waiting = await storage.first_edus(self._db, server, sent_edu, MAX_STORED_EDUS)
+        if not waiting and self._noted.get(server, sent + 1) <= sent:
+            storage.delete_busy(tx, server)
+            return None
         upto = self._stream.position
-        events = await storage.own_events_for(self._db, server, busy.sent_pos, upto, MAX_PDUS)
+        events = await storage.own_events_for(self._db, server, sent, upto, MAX_PDUS)
         if len(events) == MAX_PDUS:
             upto = events[-1].pos
-        waiting = await storage.first_edus(self._db, server, MAX_STORED_EDUS)
         edus: list[JsonObject] = []
         for source in self._edus:
             # One source is enough so far; each further one would have to share the limit.
-            owed, upto = await source.owed(server, busy.sent_pos, upto, MAX_STREAM_EDUS)
+            owed, upto = await source.owed(server, sent, upto, MAX_STREAM_EDUS)
             edus += owed
         pdus = [e.pdu.raw for e in events if e.pos <= upto and is_owed(e, server)]
         edus += [orjson.loads(edu) for _, edu in waiting]
-        tx = Transaction()
         if not pdus and not edus:
             if upto == self._stream.position:
                 # What came since the look has a position, and would show.
                 storage.delete_busy(tx, server)
-                await self._db.commit(tx)
-                return await storage.find_busy(self._db, server) is not None
+                return None
             storage.advance_sent(tx, server, upto)
-            await self._db.commit(tx)
-            return True
+            return BusyDestination(server, upto)
         edus += self._take_fleeting(server, MAX_EDUS - len(edus))
         last = waiting[-1][0] if waiting else 0
-        storage.store_transaction(
-            tx, server, _txn_id(), self._body(pdus, edus), upto, last, self._clock.now_ms()
-        )
-        with suppress(GuardFailed):
-            await self._db.commit(tx)
-        return True
+        txn_id, body = _txn_id(), self._body(pdus, edus)
+        storage.store_transaction(tx, server, txn_id, body, upto, last, self._clock.now_ms())
+        return BusyDestination(server, sent, txn_id, body, upto, last)
 
     def _take_fleeting(self, server: ServerName, limit: int) -> list[JsonObject]:
         waiting = self._fleeting.pop(server, {})

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from yizhan_database import Commit, Database, Pos, Transaction
 from yizhan_server.protocol.errors import Forbidden

@@ -13,7 +13,9 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from yizhan_database import Commit, Database, Lane
 from yizhan_server.protocol.event import Pdu

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
 from yizhan_database import Database, Pos, Transaction, in_list
@@ -17,10 +17,10 @@ class BusyDestination:
 
     server: str
     sent_pos: int
-    txn_id: str | None
-    body: bytes | None
-    upto_pos: int | None
-    upto_edu: int | None
+    txn_id: str | None = None
+    body: bytes | None = None
+    upto_pos: int | None = None
+    upto_edu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,13 @@ def _pdu(version_name: str, flags: int, client: bytes, rest: bytes) -> Pdu:
     return redact_pdu(pdu, version) if flags & REDACTED else pdu
 
 
-def mark_busy(tx: Transaction, servers: dict[str, int]) -> None:
-    """Note that servers are owed something above a position each; busy ones know already."""
-    tx.execute_many(
-        "INSERT INTO busy_destination (server, sent_pos) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        list(servers.items()),
-    )
+def mark_busy(tx: Transaction, servers: Collection[str], after: int) -> None:
+    """Note that servers are owed something above a position; busy ones know already."""
+    if servers:
+        tx.execute_many(
+            "INSERT INTO busy_destination (server, sent_pos) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            [(server, after) for server in servers],
+        )
 
 
 async def scan_busy_servers(db: Database) -> AsyncIterator[str]:
@@ -96,6 +97,27 @@ async def find_busy(db: Database, server: str) -> BusyDestination | None:
         server,
     )
     return None if row is None else BusyDestination(*row)
+
+
+def begin_transaction(
+    tx: Transaction,
+    server: str,
+    sent_pos: int,
+    txn_id: str,
+    body: bytes,
+    upto_pos: int,
+    now_ms: int,
+) -> None:
+    """Note that a server is owed something above a position, and keep the transaction that says it.
+
+    It is all that is owed up to `upto_pos` to a server that is not busy; busy ones know already.
+    """
+    tx.execute(
+        "INSERT INTO busy_destination"
+        " (server, sent_pos, txn_id, body, upto_pos, upto_edu, since_ms)"
+        " VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING",
+        server, sent_pos, txn_id, body, upto_pos, now_ms,
+    )  # fmt: skip
 
 
 def store_transaction(
@@ -162,11 +184,12 @@ def append_edus(
     )
 
 
-async def first_edus(db: Database, server: str, limit: int) -> list[tuple[int, bytes]]:
-    """Return the first EDUs (number, JSON) that wait for a server."""
+async def first_edus(db: Database, server: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+    """Return the first EDUs (number, JSON) above a number that wait for a server."""
     rows = await db.rows(
-        "SELECT nid, edu FROM outbox WHERE server = ? ORDER BY nid LIMIT ?", server, limit
-    )
+        "SELECT nid, edu FROM outbox WHERE server = ? AND nid > ? ORDER BY nid LIMIT ?",
+        server, after, limit,
+    )  # fmt: skip
     return [(nid, edu) for nid, edu in rows]
 
 

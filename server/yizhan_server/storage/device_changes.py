@@ -101,13 +101,21 @@ class OwedChange:
 
 
 async def servers_concerned(db: Database, after: int, upto: int) -> list[str]:
-    """Return the servers that share a room with somebody whose keys changed in (after, upto]."""
+    """Return the servers that share a room with somebody whose keys changed in (after, upto].
+
+    So also those of the rooms that somebody with keys came into then.
+    """
+    # In one statement: each event asks.
     rows = await db.rows(
-        "SELECT DISTINCT s.server FROM device_change AS d"
+        "SELECT s.server FROM device_change AS d"
         " JOIN membership AS m ON m.user_id = d.user_id AND m.membership = 'join'"
         " JOIN room_server AS s ON s.room = m.room AND s.to_pos = 0"
-        " WHERE d.pos > ? AND d.pos <= ? AND d.kind IN (?, ?, ?)",
-        after, upto, *OF_DEVICES, ChangeKind.CROSS_SIGNING.value,
+        " WHERE d.pos > ? AND d.pos <= ? AND d.kind IN (?, ?, ?)"
+        " UNION SELECT s.server FROM membership AS m"
+        " JOIN room_server AS s ON s.room = m.room AND s.to_pos = 0"
+        " WHERE m.pos > ? AND m.pos <= ? AND m.membership = 'join' AND EXISTS"
+        " (SELECT 1 FROM device_keys AS k WHERE k.user_id = m.user_id AND k.keys IS NOT NULL)",
+        after, upto, *OF_DEVICES, ChangeKind.CROSS_SIGNING.value, after, upto,
     )  # fmt: skip
     return [server for (server,) in rows]
 
@@ -138,18 +146,6 @@ class Meeting:
 
     pos: int
     user_id: str
-
-
-async def servers_met(db: Database, after: int, upto: int) -> list[str]:
-    """Return the servers of the rooms that somebody with keys came into in (after, upto]."""
-    rows = await db.rows(
-        "SELECT DISTINCT s.server FROM membership AS m"
-        " JOIN room_server AS s ON s.room = m.room AND s.to_pos = 0"
-        " WHERE m.pos > ? AND m.pos <= ? AND m.membership = 'join' AND EXISTS"
-        " (SELECT 1 FROM device_keys AS k WHERE k.user_id = m.user_id AND k.keys IS NOT NULL)",
-        after, upto,
-    )  # fmt: skip
-    return [server for (server,) in rows]
 
 
 async def meetings(db: Database, server: str, after: int, upto: int, limit: int) -> list[Meeting]:

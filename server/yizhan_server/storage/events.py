@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 
 from yizhan_database import Database, Pos, Row, Transaction, in_list
@@ -36,8 +37,7 @@ GAP = 128
 CLIENT_KEYS = ("type", "sender", "state_key", "content", "origin_server_ts", "redacts")
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True):
     """One event as readers need it: its place, what selects it, and its bytes."""
 
     nid: int
