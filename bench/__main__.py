@@ -10,14 +10,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import federation
+from bench import federation, pairs
 from bench.cases import CASES, Case, Stage, populate
 from bench.people import Api, Person
 from bench.report import Results
 from bench.servers import KINDS, REPOSITORY, Cores, Server, Template
 
 FEDERATION = "federation"
-"""Three cases that build on one another, with two servers of each kind."""
+"""Four cases that build on one another, with two servers of each kind."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -48,7 +48,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         "--members", type=int, default=1000, help="of the room that another server joins"
     )
     parser.add_argument(
-        "--missed", type=int, default=1000, help="events that a server away misses; 0: none"
+        "--missed", type=int, default=5000, help="events that a server away misses; 0: none"
     )
     parser.add_argument("--check", action="store_true", help="fail when a target is missed")
     parser.add_argument("--docs", action="store_true", help="write the table to performance.md")
@@ -124,7 +124,7 @@ async def run_federation(
 ) -> None:
     """Measure what servers ask of one another: two of a kind at a time."""
     members = arguments.members // 5 if arguments.quick else arguments.members
-    pairs: dict[str, federation.Prepared] = {}
+    prepared: dict[str, pairs.Prepared] = {}
     for number, name in enumerate(arguments.compare):
         label = f"{name} again" if name in arguments.compare[:number] else name
         if label not in results.servers:
@@ -132,10 +132,10 @@ async def run_federation(
         print(f"preparing two of {label}", file=sys.stderr)
         own = folder / f"federation{number}"
         own.mkdir()
-        pairs[label] = await federation.prepare(name, label, own, cores, members)
+        prepared[label] = await pairs.prepare(name, label, own, cores, members)
     for number in range(results.rounds):
         print(f"federation, round {number + 1} of {results.rounds}", file=sys.stderr)
-        for label, pair in pairs.items():
+        for label, pair in prepared.items():
             await federation.measure(
                 label, pair, results, missed=arguments.missed, quick=arguments.quick
             )
@@ -148,6 +148,8 @@ def main() -> int:
     results.write(RESULTS)
     if arguments.docs:
         results.write_table_into(REPOSITORY / "docs" / "performance.md")
+    for sentence in results.failure_sentences():
+        print(sentence)
     missed = results.missed_targets()
     for sentence in missed:
         print(f"target missed: {sentence}")

@@ -21,7 +21,7 @@ class Row:
     """One line of the table.
 
     `times` demands that the first server needs so many times less than the last; `at_most` is a
-    bound on its own figure.
+    bound on its own figure. Of a `rate`, more is better.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Row:
     unit: str
     times: float | None = None
     at_most: float | None = None
+    rate: bool = False
 
 
 ROWS = (
@@ -40,12 +41,32 @@ ROWS = (
     Row("federation_join", "join of a large room of another server, both sides", "ms CPU", times=5),
     Row("federation_join_here", "- of that the server in the room", "ms CPU"),
     Row("federation_join_there", "- of that the server that joins", "ms CPU"),
+    Row("federation_join_p50", "- until it is answered", "ms"),
     Row("federation_event", "an event from server to server, both sides", "ms CPU", times=8),
     Row("federation_event_here", "- of that the server that sends", "ms CPU"),
     Row("federation_event_there", "- of that the server that receives", "ms CPU"),
-    Row("federation_catch_up", "an event that a server was away for, both sides", "ms CPU"),
+    Row("federation_event_p50", "- from sending to a waiting /sync, median", "ms"),
+    Row("federation_event_p95", "- from sending to a waiting /sync, 95 of 100", "ms"),
+    Row("federation_throughput", "an event of 16 people at once, both sides", "ms CPU", times=8),
+    Row("federation_throughput_here", "- of that the server that sends", "ms CPU"),
+    Row("federation_throughput_there", "- of that the server that receives", "ms CPU"),
+    Row(
+        "federation_throughput_per_s",
+        "- from the first sent to the last that can be read",
+        "events/s",
+        rate=True,
+    ),
+    Row(
+        "federation_catch_up", "an event that a server was away for, both sides", "ms CPU", times=8
+    ),
     Row("federation_catch_up_here", "- of that the server that sends", "ms CPU"),
     Row("federation_catch_up_there", "- of that the server that was away", "ms CPU"),
+    Row(
+        "federation_catch_up_per_s",
+        "- from being back to having read all",
+        "events/s",
+        rate=True,
+    ),
 )
 
 
@@ -59,6 +80,8 @@ class Results:
     servers: dict[str, str] = field(default_factory=dict)
     figures: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    """Sentences on what a server did not do, so that its figures are of the rest."""
 
     def add_server(self, label: str, version: str) -> None:
         self.servers[label] = version
@@ -70,6 +93,12 @@ class Results:
         if sample is not None:
             self.samples[label].setdefault(row, []).append(sample)
 
+    def add_failure(self, label: str, sentence: str) -> None:
+        self.failures.setdefault(label, []).append(sentence)
+
+    def failure_sentences(self) -> list[str]:
+        return [f"{label}: {what}" for label, whole in self.failures.items() for what in whole]
+
     def _median(self, label: str, row: str) -> float:
         return median(self.figures[label][row])
 
@@ -78,14 +107,14 @@ class Results:
         return [row for row in ROWS if row.name in measured]
 
     def _ratio(self, row: Row) -> float:
-        """How many times less the first server needs than the last, which is the reference."""
+        """How many times better the first server is than the last, which is the reference."""
         first, *_, last = (self._median(label, row.name) for label in self.servers)
-        return last / first
+        return first / last if row.rate else last / first
 
     def missed_targets(self) -> list[str]:
         """Return a sentence for each target that the first server misses."""
         ours = next(iter(self.servers))
-        sentences = []
+        sentences = list(self.failures.get(ours, []))
         for row in self._rows():
             figure = self._median(ours, row.name)
             if row.at_most is not None and figure > row.at_most:
@@ -128,21 +157,24 @@ class Results:
             "description": self.description(),
             "servers": self.servers,
             "figures": self.figures,
+            "failures": self.failures,
             "samples": {
                 label: {row: [asdict(sample) for sample in taken] for row, taken in rows.items()}
                 for label, rows in self.samples.items()
             },
         }
         (folder / "latest.json").write_text(json.dumps(content, indent=1) + "\n")
-        (folder / "latest.md").write_text(f"{self.description()}\n\n{self.table()}\n")
+        (folder / "latest.md").write_text(self._page())
+
+    def _page(self) -> str:
+        return "\n\n".join([self.description(), self.table(), *self.failure_sentences()]) + "\n"
 
     def write_table_into(self, document: Path) -> None:
         """Replace what stands between the two marks of the document."""
         text = document.read_text()
         before, _, rest = text.partition(_BEGIN)
         _, _, after = rest.partition(_END)
-        table = f"{_BEGIN}\n{self.description()}\n\n{self.table()}\n{_END}"
-        document.write_text(before + table + after)
+        document.write_text(f"{before}{_BEGIN}\n{self._page()}{_END}{after}")
 
 
 def _line(cells: list[str]) -> str:
