@@ -1,5 +1,6 @@
 """`python -m yizhan_server [--config FILE] [--data DIR] serve | user ... | federation ...`."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def main() -> int:
         print(__doc__, file=sys.stderr)  # noqa: T201
         return EXIT_STATUS
     config, data = typed.find("config"), typed.find("data")
+    gc.disable()  # until it serves: next to nothing of what is imported and built is garbage
     from yizhan_server.app import OtherInstallation  # noqa: PLC0415
     from yizhan_server.serving import run  # noqa: PLC0415
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import ssl
@@ -33,6 +34,10 @@ SHUTDOWN_SECONDS = 10
 
 KEEPALIVE_SECONDS = 75
 
+COLLECT_AFTER = 10_000
+"""Containers made beyond those freed before Python looks for garbage in cycles. With its default
+of 700 that was a tenth of the CPU: requests leave few cycles."""
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -44,8 +49,17 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with running(settings) as addresses:
         log.info("homeserver listening", extra={"addresses": ", ".join(map(str, addresses))})
+        _set_up_collection()
         await stop.wait()
         log.info("homeserver stopping")
+
+
+def _set_up_collection() -> None:
+    """Have the collection of garbage look at what requests make, and not at the program itself."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
+    gc.enable()
 
 
 @asynccontextmanager
