@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest_asyncio
 
 from yizhan_testing.departments import departments_with_doors
+from yizhan_testing.peer_rooms import PeerInRoom
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from yizhan_testing.databases import Dialect
     from yizhan_testing.departments import Department
     from yizhan_testing.homeserver import HomeserverInProcess, Person
+    from yizhan_testing.peer import Peer
 
 JsonObject = dict[str, Any]
 
@@ -147,6 +149,25 @@ async def test_who_is_in_the_new_room_before_the_tombstone_comes_follows_as_well
     await until(bob, alias_leads_there)
     rule = await bob.get(f"/v3/pushrules/global/room/{quote(new)}")
     assert rule["actions"] == []
+
+
+async def test_names_follow_a_tombstone_that_has_to_be_fetched(
+    homeserver: HomeserverInProcess, peer: Peer, bob: Person
+) -> None:
+    old = await bob.creates_room(preset="public_chat", room_version="10")
+    guest = await PeerInRoom.joins(peer, homeserver, old)
+    levels = {"users": {bob.user_id: 100, guest.user_id: 100}}
+    await bob.sets(old, "m.room.power_levels", levels)
+    guest = await PeerInRoom.joins(peer, homeserver, old)
+    alias = await gives_alias(bob, homeserver, old, "canteen")
+    new = await bob.creates_room(
+        preset="public_chat", creation_content={"predecessor": {"room_id": old}}
+    )
+    closed = guest.builds("m.room.tombstone", {"body": "moved", "replacement_room": new}, "")
+    said = guest.says("see you there")
+    guest.gives_missing(closed)
+    assert await guest.sends(said) == {said.event_id: {}}
+    assert await target(bob, alias) == new
 
 
 async def test_nothing_moves_to_a_room_that_only_says_that_it_is_the_next(

@@ -131,9 +131,12 @@ class IncomingTransactions:
         try:
             if not await self._reception.is_in_room(room):
                 return await self._receive_from_outside(origin, room, raws)
+            former = [await room.state_event(kind) for kind in self._followers]
             taken = await self._reception.receive(origin, room, raws)
-            for kind, follow in self._followers.items():
-                if any(raw.get("type") == kind for raw in raws):
+            for (kind, follow), before in zip(self._followers.items(), former, strict=True):
+                # One that comes again after a crash, or that had to be fetched before the others.
+                is_named = any(raw.get("type") == kind for raw in raws)
+                if is_named or await room.state_event(kind) != before:
                     await follow(room)
             return dict(taken.items())
         except MatrixError as error:
