@@ -141,8 +141,8 @@ def assemble_shared_rooms(
     out_of_band = OutOfBand(db, stream, numbers, push)
     under_way = JoinsUnderWay(clock)
     joining = Joining(
-        db, clock, client.rooms, client.events, verification, intake, adoption, out_of_band,
-        under_way, server_name, signing_key,
+        db, clock, client.rooms, client.events, verification, intake, adoption, reception,
+        out_of_band, under_way, server_name, signing_key,
     )  # fmt: skip
     inviting = Inviting(
         client.rooms, rooms, access, writer, placing, policies, verification, adoption, out_of_band,

@@ -66,7 +66,7 @@ class Handshakes:
             raise why
         servers = await self._servers(user_id, room.room_id, ())
         async with self._joining.lock(room.room_id):
-            return await self._joining.join(user_id, room.room_id, servers, content)
+            return await self._joining.join_with_consent(user_id, room, servers, content)
 
     async def knock(
         self, user_id: UserID, room_id: str, via: Sequence[ServerName], content: Mapping[str, Any]

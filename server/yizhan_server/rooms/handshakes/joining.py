@@ -26,7 +26,7 @@ from yizhan_server.federation_client.errors import (
     told_to_client,
 )
 from yizhan_server.federation_client.events import EventRequests
-from yizhan_server.federation_client.rooms import RoomRequests, Template
+from yizhan_server.federation_client.rooms import RoomRequests, SentJoin, Template
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import AuthRuleRejection, MatrixError
 from yizhan_server.protocol.event import InvalidPdu, Pdu, parse_pdu
@@ -37,6 +37,8 @@ from yizhan_server.protocol.signing import SigningKey, hash_and_sign_event
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
 from yizhan_server.rooms.handshakes.under_way import JoinsUnderWay
 from yizhan_server.rooms.incoming.adoption import Adoption, StrangeRoom
+from yizhan_server.rooms.incoming.placing import Outcome
+from yizhan_server.rooms.incoming.reception import Reception
 from yizhan_server.rooms.incoming.state_intake import StateIntake
 from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.room import Room
@@ -62,6 +64,7 @@ class Joining:
         verification: Verification,
         intake: StateIntake,
         adoption: Adoption,
+        reception: Reception,
         out_of_band: OutOfBand,
         under_way: JoinsUnderWay,
         server_name: ServerName,
@@ -74,6 +77,7 @@ class Joining:
         self._verification = verification
         self._intake = intake
         self._adoption = adoption
+        self._reception = reception
         self._out_of_band = out_of_band
         self._server_name = server_name
         self._signing_key = signing_key
@@ -93,6 +97,19 @@ class Joining:
     ) -> Room:
         """Join through the first of `servers` that lets the user in. MatrixError if none does."""
         return await self._first(servers, lambda each: self._join(each, user_id, room_id, content))
+
+    async def join_with_consent(
+        self,
+        user_id: UserID,
+        room: Room,
+        servers: Sequence[ServerName],
+        content: Mapping[str, Any],
+    ) -> Room:
+        """Join a room that is here with the consent of the first of `servers` that gives it.
+
+        What it says of the room's state is not looked at: it has no say in what is known here.
+        """
+        return await self._first(servers, lambda each: self._consent(each, user_id, room, content))
 
     async def knock(
         self,
@@ -150,12 +167,7 @@ class Joining:
         self, server: ServerName, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
     ) -> Room:
         with self._under_way.follow(server, room_id, user_id) as under_way:
-            template = await self._requests.make_join(server, room_id, user_id, ROOM_VERSIONS)
-            version = _version(server, template)
-            join = self._completed(server, template, user_id, room_id, content)
-            sent = await self._requests.send_join(server, room_id, join.event_id, join.raw)
-            if sent.event:
-                join = await self._countersigned(server, join, sent.event, version)
+            join, sent, version = await self._sent(server, user_id, room_id, content)
             room = await self._adoption.known_room(room_id, version)
             told = await self._intake.take(
                 room.nid, room_id, version,
@@ -172,6 +184,29 @@ class Joining:
             except StrangeRoom as error:
                 raise RemoteMisbehaved(server, str(error)) from None
             under_way.ends()
+        return room
+
+    async def _sent(
+        self, server: ServerName, user_id: UserID, room_id: RoomID, content: Mapping[str, Any]
+    ) -> tuple[Pdu, SentJoin, RoomVersion]:
+        """Return the join that a server has taken, with its signature, and what it answered."""
+        template = await self._requests.make_join(server, room_id, user_id, ROOM_VERSIONS)
+        version = _version(server, template)
+        join = self._completed(server, template, user_id, room_id, content)
+        sent = await self._requests.send_join(server, room_id, join.event_id, join.raw)
+        if sent.event:
+            join = await self._countersigned(server, join, sent.event, version)
+        return join, sent, version
+
+    async def _consent(
+        self, server: ServerName, user_id: UserID, room: Room, content: Mapping[str, Any]
+    ) -> Room:
+        join, _, version = await self._sent(server, user_id, room.room_id, content)
+        if version is not room.version:
+            raise RemoteMisbehaved(server, "not the version of the room")
+        outcome = (await self._reception.receive_verified(server, room, [join])).get(join.event_id)
+        if outcome is not Outcome.ACCEPTED:
+            raise RemoteMisbehaved(server, "the room does not permit the join that it let happen")
         return room
 
     async def _is_ahead_of(
