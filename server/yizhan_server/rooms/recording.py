@@ -57,6 +57,8 @@ class Batch:
     changes: StateChanges = field(default_factory=dict)
     written: list[tuple[Pos, StoredEvent]] = field(default_factory=list)
     redacted: list[tuple[str, StateKey | None]] = field(default_factory=list)
+    waiting_redactions: set[str] = field(default_factory=set)
+    """What the batch's own redactions name that is not here yet."""
     hashes: dict[EventID, bytes] = field(default_factory=dict)
     """Reference hashes of the batch's own events, in the room versions that need them."""
 
@@ -65,6 +67,14 @@ class Batch:
         if key in self.changes:
             return self.changes[key]
         return await self.room.tail_state_event(key)
+
+    async def find_event(self, db: Database, event_id: str) -> StoredEvent | None:
+        """Return an event of the batch, which need not be durable, or of the database."""
+        for _, stored in reversed(self.written):
+            if stored.event_id == event_id:
+                return stored
+        found = await stored_events.find_event(db, event_id)
+        return None if found is None else found[1]
 
 
 class Recorder:
@@ -154,13 +164,15 @@ class Recorder:
         *,
         flags: int,
         target: RedactionTarget | None,
+        is_stored: bool = True,
     ) -> None:
-        """Give a stored event beside the head its position; it changes the current state so.
+        """Give an event beside the head its position; it changes the current state so.
 
-        `extremities` are the room's from now on. Nothing else can be recorded in this batch.
+        `extremities` are the room's from now on. After an event that changes any of the states of
+        which the room is resolved, nothing else can be recorded in this batch.
         """
         await self._show(
-            batch, pdu, nid, point, changes, flags=flags, target=target, is_stored=True
+            batch, pdu, nid, point, changes, flags=flags, target=target, is_stored=is_stored
         )
         batch.head = Head(extremities, batch.head.ver)
 
@@ -178,7 +190,7 @@ class Recorder:
     ) -> None:
         """Record that an event is live, and what it changes of the current state."""
         room, tx = batch.room, batch.tx
-        relation = await self._relation(pdu)
+        relation = await self._relation(batch, pdu)
         judged, exceptions = await self._push.judge(room, pdu, batch.state_event)
         flags |= judged
         if target is not None and target.event is not None:
@@ -199,6 +211,8 @@ class Recorder:
             stored_events.append_redaction(
                 tx, target=target.event_id, event=nid, applied=target.event is not None
             )
+            if target.event is None:
+                batch.waiting_redactions.add(target.event_id)
         await self._change_current_state(batch, pdu, nid, pos, changes)
         stored_exceptions.append_exceptions(tx, room.nid, pos, exceptions)
         if room.version.references_carry_hashes:
@@ -254,7 +268,7 @@ class Recorder:
         else:
             stored_servers.append_member(tx, room.nid, server, pos)
 
-    async def _relation(self, pdu: Pdu) -> Relation:
+    async def _relation(self, batch: Batch, pdu: Pdu) -> Relation:
         """Read the relation; what relates to an event of a thread belongs to that thread.
 
         Spec: "Threading", receipts: reactions, edits and the like follow their target.
@@ -262,10 +276,10 @@ class Recorder:
         relation = stored_events.relation_of(pdu.content)
         if relation.rel_to is None or relation.thread is not None:
             return relation
-        found = await stored_events.find_event(self._db, relation.rel_to)
-        if found is None or found[1].thread is None:
+        target = await batch.find_event(self._db, relation.rel_to)
+        if target is None or target.thread is None:
             return relation
-        return Relation(found[1].thread, relation.rel_type, relation.rel_to)
+        return Relation(target.thread, relation.rel_type, relation.rel_to)
 
     def submit(
         self, batch: Batch, also: Callable[[Transaction], None] | None = None

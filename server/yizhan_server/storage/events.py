@@ -518,6 +518,14 @@ async def pending_redactions(
     return list(known.values())
 
 
+async def awaited_by_redactions(db: Database, event_ids: Collection[str]) -> set[str]:
+    """Return those of these events, a few hundred, that redactions name and that were not here."""
+    rows = await db.rows(
+        *in_list("SELECT target FROM redaction WHERE applied = 0 AND target IN (??)", event_ids)
+    )
+    return {target for (target,) in rows}
+
+
 def apply_redaction(tx: Transaction, target: str, event: int) -> None:
     """Note that a redaction, which waited for its target, is applied to it."""
     tx.execute("UPDATE redaction SET applied = 1 WHERE target = ? AND event = ?", target, event)

@@ -25,36 +25,29 @@ from yizhan_database import (
     StatementRefused,
     Transaction,
 )
-from yizhan_server.protocol.auth_rules import check_auth
 from yizhan_server.protocol.errors import AuthRuleRejection
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import EventID
 from yizhan_server.rooms.extremities import next_extremities
 from yizhan_server.rooms.incoming.current_state import changes_by_ends
 from yizhan_server.rooms.incoming.judgement import (
-    CREATE,
     AuthEventsMissing,
-    check_by_auth_events,
     check_by_state,
     judge_by_auth_events,
-    permitting_state,
 )
+from yizhan_server.rooms.incoming.runs import Parts, Run, begin_run, prune_if_awaited
 from yizhan_server.rooms.merging import Resolver, merge
 from yizhan_server.rooms.point_state import PointState
 from yizhan_server.rooms.policy_servers import PolicyServers, Question
 from yizhan_server.rooms.recording import Batch, Recorder, settled
-from yizhan_server.rooms.redactions import (
-    find_remote_target,
-    find_waiting_redaction,
-    is_redaction,
-)
-from yizhan_server.rooms.room import Head, Room, StateChanges, StateEvent
+from yizhan_server.rooms.redactions import find_remote_target, is_redaction
+from yizhan_server.rooms.room import Room, StateChanges, StateEvent
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
 from yizhan_server.storage import backward_extremities as stored_edges
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.events import GAP, REDACTED, REJECTED, SOFT_FAILED, KnownPdu
+from yizhan_server.storage.events import GAP, REJECTED, SOFT_FAILED, KnownPdu
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.rooms import Extremity
 from yizhan_server.storage.state import Point, StateKey
@@ -100,6 +93,7 @@ class Placing:
         self._recorder = recorder
         self._resolver = resolver
         self._policies = policies
+        self._parts = Parts(db, keys, numbers, recorder, policies)
 
     async def place(
         self,
@@ -148,79 +142,37 @@ class Placing:
         outcomes: dict[EventID, Outcome],
         terms: _Terms,
     ) -> None:
-        batch: Batch | None = None
-        wanted = {event_id for pdu in pdus for event_id in (pdu.event_id, *pdu.auth_events)}
-        known = await stored_events.known_pdus(self._db, room.nid, wanted, room.version)
-        for pdu in pdus:
+        run: Run | None = None
+        ids = [pdu.event_id for pdu in pdus]
+        known = await stored_events.known_pdus(self._db, room.nid, ids, room.version)
+        for at, pdu in enumerate(pdus):
             standing = _standing(known.get(pdu.event_id))
             if standing is not None:
                 outcomes[pdu.event_id] = standing
                 continue
-            head = room.tail if batch is None else batch.head
-            if pdu.event_id not in after_gap and _follows(pdu, head):
-                if batch is None:
-                    batch = await self._recorder.begin(room)
-                if await self._continue(batch, pdu, known, terms.flags):
-                    outcomes[pdu.event_id] = Outcome.ACCEPTED
-                    continue
-            await self._finish(batch, terms)
-            batch = None
+            is_after_gap = pdu.event_id in after_gap
+            if run is None or is_after_gap or not run.goes_on_with(pdu):
+                await self._finish(run, terms)
+                run = None if is_after_gap else await begin_run(self._parts, room, pdus[at:])
+            if run is not None and await run.take(pdu, known, terms.flags):
+                outcomes[pdu.event_id] = Outcome.ACCEPTED
+                continue
+            await self._finish(run, terms)
+            run = None
             await settled(room)
             known |= await stored_events.known_pdus(
                 self._db, room.nid, {pdu.event_id, *pdu.auth_events}, room.version
             )
-            gap = GAP if pdu.event_id in after_gap else 0
-            its_terms = replace(terms, flags=terms.flags | gap)
+            its_terms = replace(terms, flags=terms.flags | (GAP if is_after_gap else 0))
             outcome = await self._place_beside(room, pdu, known, its_terms)
             if outcome is None:
                 return
             outcomes[pdu.event_id] = outcome
-        await self._finish(batch, terms)
+        await self._finish(run, terms)
 
-    async def _finish(self, batch: Batch | None, terms: _Terms) -> None:
-        if batch is not None and batch.written:
-            await asyncio.shield(self._recorder.submit(batch, terms.also))
-
-    async def _continue(
-        self, batch: Batch, pdu: Pdu, known: dict[EventID, KnownPdu], flags: int
-    ) -> bool:
-        """Record an event that follows everything built; False where a closer look is needed."""
-        room, version = batch.room, batch.room.version
-        stored = known.get(pdu.event_id)
-        state = await permitting_state(batch.state_event, pdu, version)
-        expected = {
-            event.event_id
-            for key, event in state.items()
-            if key != CREATE or version.create_is_auth_event
-        }
-        try:
-            if expected != set(pdu.auth_events):
-                check_by_auth_events(pdu, known, state.get(CREATE), version)
-            check_auth(pdu, state, version)
-        except (AuthEventsMissing, AuthRuleRejection):
-            return False
-        target = await find_remote_target(self._db, room, pdu, batch.state_event)
-        if target is None and is_redaction(pdu):
-            return False
-        if await self._policies.lacking(room, pdu, batch.state_event) is not None:
-            return False
-        nid = await self._numbers.next("event") if stored is None else stored.nid
-        flags |= await self._pruned(batch, pdu)
-        await self._recorder.record(
-            batch, pdu, flags=flags, target=target, nid=nid, is_stored=stored is not None
-        )
-        point = batch.point
-        known[pdu.event_id] = KnownPdu(nid, 1, point.line, point.seq, flags, pdu)
-        return True
-
-    async def _pruned(self, batch: Batch, pdu: Pdu) -> int:
-        """Apply the redaction that came before its target; returns the flag for the target."""
-        redaction = await find_waiting_redaction(self._db, self._keys, batch.room, pdu)
-        if redaction is None:
-            return 0
-        stored_events.apply_redaction(batch.tx, pdu.event_id, redaction)
-        batch.redacted.append((pdu.event_id, pdu.key if pdu.is_state else None))
-        return REDACTED
+    async def _finish(self, run: Run | None, terms: _Terms) -> None:
+        if run is not None and run.batch.written:
+            await asyncio.shield(self._recorder.submit(run.batch, terms.also))
 
     async def _place_beside(
         self, room: Room, pdu: Pdu, known: dict[EventID, KnownPdu], terms: _Terms
@@ -356,7 +308,7 @@ class Placing:
         batch = Batch(room, Transaction(room.lane), room.tail, point)
         stored_edges.delete_missing(batch.tx, room.nid, pdu.event_id)
         target = await find_remote_target(self._db, room, pdu, state.event)
-        flags = stored.flags | await self._pruned(batch, pdu)
+        flags = stored.flags | await prune_if_awaited(self._db, self._keys, batch, pdu)
         await self._recorder.place(
             batch, pdu, stored.nid, point, changes, extremities, flags=flags, target=target
         )
@@ -372,12 +324,6 @@ def _standing(known: KnownPdu | None) -> Outcome | None:
     if known.flags & SOFT_FAILED:
         return Outcome.SOFT_FAILED
     return Outcome.ACCEPTED if known.pos is not None and known.pos > 0 else None
-
-
-def _follows(pdu: Pdu, head: Head) -> bool:
-    """Whether an event refers to all ends of the room, and to nothing else."""
-    ends = {extremity.event_id for extremity in head.extremities}
-    return bool(ends) and set(pdu.prev_events) == ends
 
 
 def _point(known: KnownPdu) -> Point:
