@@ -322,6 +322,30 @@ async def test_an_event_of_another_server_needs_the_signature_as_well(
     assert "spam" not in await texts(alice, room)
 
 
+async def test_what_others_said_apart_from_us_needs_the_signature_too(
+    scene: Scene, alice: Person
+) -> None:
+    judge = scene.judge
+    room = await scene.room_of(alice)
+    guest = await scene.guest_in(room)
+    await alice.says(room, "ours")
+    judge.events.clear()
+    judge.forbidden.add("spam")
+    first = guest.says("first")
+    signed = [parse_pdu(judge.signs(guest.says("signed").raw), guest.version)]
+    guest.last = signed[-1:]
+    signed.append(parse_pdu(judge.signs(guest.says("also signed").raw), guest.version))
+    guest.last = signed[-1:]
+    spam, follows, last = guest.says("spam"), guest.says("follows spam"), guest.says("last")
+    sent = [first, *signed, spam, follows, last]
+    assert await guest.sends(*sent) == {event.event_id: {} for event in sent}
+    assert sorted(judge.texts) == ["first", "follows spam", "last", "spam"]
+    said = ["ours", "first", "signed", "also signed", "follows spam", "last"]
+    assert await texts(alice, room) == said
+    for event in (first, *signed, follows, last):
+        assert signed_by(judge, (await served_event(guest, event.event_id)).raw)
+
+
 async def test_what_changes_the_policy_counts_for_what_follows_it(
     scene: Scene, alice: Person
 ) -> None:

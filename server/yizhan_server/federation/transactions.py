@@ -110,6 +110,9 @@ class IncomingTransactions:
                 by_room[room_id].append(raw)
             # What names no room, or what no column can hold, cannot be kept apart: it is dropped.
         results: dict[str, str | None] = {}
+        if len(by_room) == 1:
+            ((room_id, raws),) = by_room.items()
+            return await self._receive_of_room(origin, room_id, raws)
         found = await asyncio.gather(
             *(self._receive_of_room(origin, room_id, raws) for room_id, raws in by_room.items()),
             return_exceptions=True,

@@ -108,8 +108,9 @@ class ServerAccess:
         """Whether this server can act in the room: somebody is joined, or nobody anywhere is."""
         if not room.committed.extremities:
             return False
-        servers = await stored_servers.servers_now(self._db, room.nid)
-        return not servers or self._server_name in servers
+        if await room.local_users():
+            return True
+        return not await stored_servers.servers_now(self._db, room.nid)
 
     async def servers_in(self, room: Room) -> list[str]:
         """Return the servers that have somebody joined."""

@@ -7,7 +7,8 @@
    kept, never shown, never part of a state); the room's current state does (else it is
    soft-failed: kept, never shown, until an event that is accepted refers to it).
    `recommendation`: so does the room's policy server, if it has one (else it is soft-failed).
-4. `placing`: it gets its place in the DAG, the state log and the stream, once.
+4. `placing`: it gets its place in the DAG, the state log and the stream, once; `runs`: with others
+   of its kind, where nothing is to be said against it.
 
 `outliers` keeps events that only authorise others; `current_state` says what new ends make of the
 room; `reception` leads an event through all of it, with `patience`.

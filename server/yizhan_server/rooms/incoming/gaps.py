@@ -82,9 +82,7 @@ class Gaps:
         found = {pdu.event_id: pdu for pdu in pdus}
         latest = list(found)
         withheld: set[EventID] = set()
-        # What is older than all that is known here is history: a newcomer's /sync is not to show
-        # it as if it had just happened.
-        floor = await stored_edges.lowest_depth(self._db, room.nid)
+        floor = None
         for _ in range(ROUNDS):
             missing, begun = await self._before(room, found.values())
             if begun:
@@ -92,6 +90,10 @@ class Gaps:
                 continue
             if not missing:
                 break
+            if floor is None:
+                # What is older than all that is known here is history: a newcomer's /sync is not
+                # to show it as if it had just happened.
+                floor = await stored_edges.lowest_depth(self._db, room.nid)
             fetched = await self._fetch_before(origin, room, latest, floor, patient=patient)
             new = [
                 pdu
@@ -126,7 +128,7 @@ class Gaps:
         given = {pdu.event_id: pdu for pdu in pdus}
         named = {event_id for pdu in given.values() for event_id in pdu.auth_events}
         unknown = named - given.keys()
-        unknown -= (await self._known(room, unknown)).keys()
+        unknown -= await stored_events.known_ids(self._db, room.nid, unknown)
         unknown -= await stored_events.of_other_rooms(self._db, room.nid, unknown)
         for _ in range(MAX_CHAINS):
             wanting = next((p for p in given.values() if unknown & set(p.auth_events)), None)
@@ -155,11 +157,13 @@ class Gaps:
         Then those that were about to be shown when this server crashed.
         """
         given = {pdu.event_id: pdu for pdu in pdus}
-        named = {event_id for pdu in given.values() for event_id in pdu.prev_events}
-        known = await self._known(room, named - given.keys())
+        named = {event_id for pdu in given.values() for event_id in pdu.prev_events} - given.keys()
+        # Most follow what was last here, of which the database need not be asked.
+        named -= {EventID(each.event_id) for each in room.committed.extremities}
+        known = await self._known(room, named)
         begun = {event_id: each.pdu for event_id, each in known.items() if each.is_begun}
         placed = {event_id for event_id, each in known.items() if each.is_placed}
-        return named - given.keys() - placed - begun.keys(), begun
+        return named - placed - begun.keys(), begun
 
     async def _known(
         self, room: Room, event_ids: Collection[EventID]

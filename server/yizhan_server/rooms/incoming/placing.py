@@ -1,8 +1,8 @@
 """Giving verified events their place: in the DAG, the state log and the stream.
 
-An event that follows the room's only end, or all of its ends, continues what is built: many of
-them are one job. One that stands beside the end is stored first, with the state after it but
-without a position, so that state resolution can read it; then it gets its position, together
+What follows the room's ends and leaves nothing open is placed by `runs`, many events in one job.
+Any other stands beside the end, or has to be looked at: it is stored first, with the state after it
+but without a position, so that state resolution can read it; then it gets its position, together
 with what the room's ends, resolved anew, make of the current state. A crash between the two
 leaves an event that its server will send again, and that is shown before what follows it.
 
