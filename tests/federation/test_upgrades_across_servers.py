@@ -147,8 +147,13 @@ async def test_who_is_in_the_new_room_before_the_tombstone_comes_follows_as_well
         assert await target(bob, alias) == new
 
     await until(bob, alias_leads_there)
-    rule = await bob.get(f"/v3/pushrules/global/room/{quote(new)}")
-    assert rule["actions"] == []
+
+    async def rule_has_come() -> None:
+        # People's settings follow after the names.
+        rules = (await bob.get("/v3/pushrules/global/"))["room"]
+        assert [rule["actions"] for rule in rules if rule["rule_id"] == new] == [[]]
+
+    await until(bob, rule_has_come)
 
 
 async def test_names_follow_a_tombstone_that_has_to_be_fetched(
