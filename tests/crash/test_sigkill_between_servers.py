@@ -34,9 +34,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 TRANSACTIONS = "federation.transactions:IncomingTransactions"
 PLACING = "rooms.incoming.placing:Placing"
+RUN = "rooms.incoming.runs:Run"
 
-# The first transaction holds one event; the second one two events of a room that has forked, one
-# event of another room, and two messages to a device.
+# The first transaction holds one event; the second one two events of a room that has forked, of
+# which the first is of state and so placed alone, one event of another room, and two messages to
+# a device.
 RECEIVING = [
     Point("nothing is placed", "before", f"{PLACING}.place", call=2),
     Point(
@@ -44,6 +46,7 @@ RECEIVING = [
         "after", f"{PLACING}._store_beside", call=2,
     ),
     Point("an event is shown, and the next one not stored", "after", f"{PLACING}._place_beside", 2),
+    Point("a message of a branch is built, and its job not done", "after", f"{RUN}.take", call=2),
     Point(
         "the events of one room are placed",
         "after", "rooms.incoming.reception:Reception.receive", call=2,
@@ -96,7 +99,8 @@ async def dies_while_receiving(
     await pair.a.door.opens()
     await pair.says(pair.alice, forked, f"{number}: in the first transaction")
     await pair.leaves_b_alone()
-    await pair.says(pair.alice, forked, f"{number}: one")
+    topic = {"topic": f"{number}: one"}
+    pair.said[forked].append(await pair.alice.sets(forked, "m.room.topic", topic))
     await pair.says(pair.alice, straight, f"{number}: two")
     await pair.says(pair.alice, forked, f"{number}: three")
     await pair.tells(pair.alice, 10 * number)
