@@ -94,6 +94,22 @@ async def test_an_event_in_the_name_of_another_server_is_refused(
     assert await everything(alice, room) == before
 
 
+@pytest.mark.parametrize("version", ["10", "11", "12"])
+async def test_an_invitation_that_is_by_address_until_it_is_redacted_needs_its_senders_signature(
+    peer: Peer, homeserver: HomeserverInProcess, alice: Person, version: str
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version=version)
+    mallory = await joined(peer, homeserver, room)
+    friend = f"@friend:{peer.name}"
+    # What comes by address another server may send; what is left when its hash is wrong may not.
+    content = {"membership": "invite", "third_party_invite": 1}
+    forged = mallory.event("m.room.member", content, friend, sender=alice.user_id)
+    raw = {**forged.raw, "content": {**content, "reason": "another"}}
+    await mallory.sends(raw)
+    state: Any = await alice.get(f"/v3/rooms/{quote(room, safe='')}/state")
+    assert friend not in [event["state_key"] for event in state]
+
+
 async def test_a_changed_content_is_shown_as_redacted(
     mallory: PeerInRoom, alice: Person, room: str
 ) -> None:

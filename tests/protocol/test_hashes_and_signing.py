@@ -331,6 +331,11 @@ def test_which_servers_must_have_signed(version: RoomVersion) -> None:
     assert required_signers(invited.raw, version) == (
         {"a.test"} if version in versions(1, 2) else set()
     )
+    # With a wrong hash it is redacted; only what is by address even then is not signed for.
+    altered = {**invited.raw, "content": {**invited.raw["content"], "reason": "x"}}
+    assert ("a.test" in required_signers(altered, version)) == (version not in versions(11))
+    bare = {**altered, "content": {**altered["content"], "third_party_invite": 1}}
+    assert "a.test" in required_signers(bare, version)
     if version in versions(1, 2):
         foreign = room.event("m.room.message", BOB, {}, event_id="$x:c.test")
         assert required_signers(foreign.raw, version) == {"b.test", "c.test"}

@@ -19,9 +19,11 @@ from yizhan_server.protocol.hashes import (
     content_hash,
     decode_base64,
     essential_bytes,
+    has_right_content_hash,
     unpadded_base64,
 )
 from yizhan_server.protocol.identifiers import ServerName, server_name_of
+from yizhan_server.protocol.redaction import redact_content
 from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
 
 _SEED_BYTES = 32
@@ -222,9 +224,7 @@ def required_signers(raw: JsonObject, version: RoomVersion) -> frozenset[ServerN
     """
     content = raw["content"]
     is_member = raw["type"] == "m.room.member"
-    is_third_party_invite = (
-        is_member and content.get("membership") == "invite" and "third_party_invite" in content
-    )
+    is_third_party_invite = is_member and _is_third_party_invite(raw, version)
     names = [] if is_third_party_invite else [server_name_of(raw["sender"])]
     if version.event_id_format is EventIdFormat.FIELD:
         names.append(server_name_of(raw["event_id"]))
@@ -233,6 +233,20 @@ def required_signers(raw: JsonObject, version: RoomVersion) -> frozenset[ServerN
         if isinstance(authoriser, str):
             names.append(server_name_of(authoriser))
     return frozenset(name for name in names if name is not None)
+
+
+def _is_third_party_invite(raw: JsonObject, version: RoomVersion) -> bool:
+    """Tell whether this is one also after its content hash has been checked.
+
+    Without the right hash it is redacted. What is left may be a plain invitation, in the name of
+    whomever it says.
+    """
+    content = raw["content"]
+    if content.get("membership") != "invite" or "third_party_invite" not in content:
+        return False
+    if has_right_content_hash(raw, version):
+        return True
+    return "third_party_invite" in redact_content(raw["type"], content, version)
 
 
 def _with_signature(obj: JsonObject, name: str, key: SigningKey, signature: str) -> JsonObject:
