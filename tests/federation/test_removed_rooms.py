@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -48,3 +49,23 @@ async def test_others_learn_who_left_before_the_room_is_gone(
     await until(bob, bob_is_alone)
     assert (await admin.refused("GET", f"/_synapse/admin/v1/rooms/{here}")).status == 404
     await bob.says(room, "有人吗")
+
+
+async def test_nobody_is_waited_for_who_had_left_before(pair: list[HomeserverInProcess]) -> None:
+    a, b = pair
+    admin, alice = await a.person("admin", admin=True), await a.person("alice")
+    bob = await b.person("bob")
+    room = await alice.creates_room(preset="public_chat")
+    here = quote(room, safe="")
+    await bob.call("POST", f"/v3/join/{here}", {}, params={"via": a.server_name})
+    await bob.leaves(room)
+
+    async def bob_has_left() -> None:
+        assert set((await alice.get(f"/v3/rooms/{here}/joined_members"))["joined"]) == {
+            alice.user_id
+        }
+
+    await until(alice, bob_has_left)
+    async with asyncio.timeout(10):
+        await admin.call("DELETE", f"/_synapse/admin/v1/rooms/{here}", {"block": True})
+    assert (await admin.refused("GET", f"/_synapse/admin/v1/rooms/{here}")).status == 404

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from yizhan_database import Database, Transaction
 from yizhan_server.federation.outbox import NAME as FEDERATION
+from yizhan_server.federation.outbox import UNRECORDED, recipients
 from yizhan_server.protocol.errors import MatrixError
 from yizhan_server.protocol.identifiers import RoomID, ServerName, UserID, server_name_of
 from yizhan_server.rooms.aliases import Aliases
@@ -178,7 +179,10 @@ class RoomRemoval:
             return True
         noted = await find_cursor(self._db, FEDERATION)
         # Where nothing was owed to anybody, the follower may be further than its row says.
-        if noted < last and await stored_destinations.own_events(self._db, noted, last, 1):
+        events = await stored_destinations.own_events(self._db, noted, last, UNRECORDED)
+        if len(events) == UNRECORDED or any(
+            recipients(event, stays[room.nid]) for event in events if event.room == room.nid
+        ):
             return False
         for server, _, _ in stays[room.nid]:
             busy = await stored_destinations.find_busy(self._db, server)
