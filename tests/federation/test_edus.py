@@ -238,6 +238,17 @@ async def test_what_is_said_too_early_is_believed_once_a_room_is_shared_and_not_
     await sees(alice, lambda answer: presence_of(answer, bob) == "unavailable")
 
 
+async def test_nobody_was_active_longer_ago_than_can_be_written(pair: Pair) -> None:
+    a, b = pair
+    alice, bob, _ = await meet(pair)
+    await alice.syncs()
+    said = {"user_id": bob.user_id, "presence": "unavailable", "last_active_ago": 2**64 - 1}
+    await tells(b, a, "m.presence", {"push": [said]})
+    await sees(alice, lambda answer: presence_of(answer, bob) == "unavailable")
+    status = await alice.get(f"/v3/presence/{bob.user_id}/status")
+    assert status["last_active_ago"] < 2**53
+
+
 def to_device(answer: SyncAnswer) -> list[JsonObject]:
     events: list[JsonObject] = answer.body.get("to_device", {}).get("events", [])
     return events

@@ -83,7 +83,8 @@ class Presence:
         self, user_id: UserID, state: str, status: str | None, last_active_ago_ms: int
     ) -> None:
         """Take what another server says of its user."""
-        ago_ms = max(0, last_active_ago_ms)
+        # It says any number; one beyond 64 bits could be written in nobody's answer.
+        ago_ms = min(max(0, last_active_ago_ms), self._clock.now_ms())
         self._change(user_id, state, status, ago_ms, REMOTE_OFFLINE_AFTER_S)
 
     def get(self, user_id: UserID) -> dict[str, Any]:
