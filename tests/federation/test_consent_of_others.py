@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import pytest
 
+from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.signing import sign_event
 from yizhan_testing.departments import departments
+from yizhan_testing.homeserver import Refused
 from yizhan_testing.peer_rooms import V1, V2, PeerInRoom, path_of
 from yizhan_testing.polling import until
 
@@ -31,12 +34,12 @@ def allowing(room: str) -> JsonObject:
     }
 
 
-def lets_in(guest: PeerInRoom, user_id: str, *, without: str) -> None:
+def lets_in(guest: PeerInRoom, user_id: str, *, without: str = "", by: str | None = None) -> None:
     """Have the peer let a user in, and leave a type of events out of the state that it tells."""
-    content = {"membership": "join", "join_authorised_via_users_server": guest.user_id}
+    content = {"membership": "join", "join_authorised_via_users_server": by or guest.user_id}
     keys = ["m.room.create", "m.room.power_levels", "m.room.join_rules"]
     auth = [guest.state[key, ""] for key in keys]
-    auth.append(guest.state["m.room.member", guest.user_id])
+    auth.append(guest.state["m.room.member", by or guest.user_id])
     template = {
         "type": "m.room.member", "sender": user_id, "state_key": user_id, "content": content,
         "room_id": guest.room, "depth": guest.last[0].depth + 1,
@@ -57,6 +60,18 @@ def lets_in(guest: PeerInRoom, user_id: str, *, without: str) -> None:
         }  # fmt: skip
 
     guest.peer.handlers_below |= {f"{V1}/make_join/": make_join, f"{V2}/send_join/": send_join}
+
+
+def takes_rules(guest: PeerInRoom, sent: list[JsonObject]) -> Callable[[], Awaitable[None]]:
+    """Have the peer take the join rules that it has been sent for part of the room's state."""
+
+    async def look() -> None:
+        rules = [each for each in sent if each["type"] == "m.room.join_rules"]
+        assert rules
+        pdu = parse_pdu(rules[-1], guest.version)
+        guest.state[pdu.key], guest.last = pdu, [pdu]
+
+    return look
 
 
 async def joins(person: Person, room: str, via: HomeserverInProcess) -> None:
@@ -95,6 +110,22 @@ async def test_who_lets_somebody_in_has_no_say_about_the_state_of_a_room_that_is
     assert said in await read(alice, room)
     topic = await alice.get(path_of("/v3/rooms", room, "state", "m.room.topic"))
     assert topic == {"topic": "stays"}
+
+
+async def test_another_server_cannot_let_somebody_in_in_the_name_of_a_user_of_ours(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person, bob: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="11")
+    await alice.sets(room, "m.room.power_levels", {"users": {alice.user_id: 100}, "invite": 50})
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    sent = guest.received()
+    await alice.sets(room, "m.room.join_rules", allowing(f"!lobby:{peer.name}"))
+    await until(alice, takes_rules(guest, sent))
+    lets_in(guest, bob.user_id, by=alice.user_id)
+    with pytest.raises(Refused):
+        await bob.post(path_of("/v3/join", room), {})
+    members = (await alice.get(path_of("/v3/rooms", room, "joined_members")))["joined"]
+    assert bob.user_id not in members
 
 
 async def test_a_colleague_gets_into_a_room_that_only_another_department_may_open(

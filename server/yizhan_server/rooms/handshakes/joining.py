@@ -31,7 +31,7 @@ from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import AuthRuleRejection, MatrixError
 from yizhan_server.protocol.event import InvalidPdu, Pdu, parse_pdu
 from yizhan_server.protocol.hashes import reference_hash, unpadded_base64
-from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, UserID
+from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, UserID, server_name_of
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat, RoomVersion
 from yizhan_server.protocol.signing import SigningKey, hash_and_sign_event
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
@@ -272,6 +272,9 @@ class Joining:
             raise RemoteMisbehaved(server, "not the template that was asked for")
         authoriser = suggested.get("join_authorised_via_users_server")
         if isinstance(authoriser, str):
+            if server_name_of(authoriser) == self._server_name:
+                # Who of ours lets somebody in is decided here; signing the join would say so.
+                raise RemoteMisbehaved(server, "consent in the name of a user of ours")
             content = {**content, "join_authorised_via_users_server": authoriser}
         event = {key: given[key] for key in FROM_TEMPLATE if key in given}
         try:
