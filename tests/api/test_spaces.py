@@ -110,6 +110,14 @@ async def test_a_tree_shows_strangers_only_what_they_could_enter(
     assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
 
 
+async def test_nobody_says_who_lets_them_in(alice: Person, bob: Person) -> None:
+    team = await alice.creates_room()
+    room = await alice.creates_room(initial_state=restricted_to(team))
+    path = f"/v3/rooms/{quote(room)}/state/m.room.member/{bob.user_id}"
+    content = {"membership": "join", "join_authorised_via_users_server": alice.user_id}
+    assert (await bob.refused("PUT", path, content)).status == 403
+
+
 async def test_a_restricted_room_admits_the_members_of_another(alice: Person, bob: Person) -> None:
     team = await alice.creates_room(preset="public_chat")
     for version in ("8", "10", "12"):

@@ -110,7 +110,7 @@ async def set_state_without_key(call: Call[JsonObject]) -> JsonObject:
 
 
 async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
-    kind = call.path["type"]
+    kind, content = call.path["type"], call.body
     if kind == "m.room.create":
         raise InvalidParam("A room is created once")
     if kind == "m.room.canonical_alias":
@@ -129,6 +129,9 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
         room = await call.services.rooms.get(call.path["room_id"])
         if call.requester.is_guest:
             await call.services.guest_access.check_may_join(room, call.requester.user_id)
+        content = await call.services.members.own_content(
+            call.requester.user_id, room.room_id, content
+        )
     else:
         joined = await call.joined_room()
         draft = Draft(joined.user_id, kind, call.body, state_key)
@@ -136,7 +139,7 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
             return delayed
         room = joined.room
     event_id = await call.services.writer.send(
-        room, Draft(call.requester.user_id, kind, call.body, state_key, ts_ms=_time(call))
+        room, Draft(call.requester.user_id, kind, content, state_key, ts_ms=_time(call))
     )
     if kind == "m.room.guest_access":
         await call.services.guest_access.send_away(room)

@@ -20,7 +20,7 @@ from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_o
 from yizhan_server.rooms.blocking import check_not_blocked
 from yizhan_server.rooms.handshakes.handshakes import Handshakes
 from yizhan_server.rooms.registry import Rooms
-from yizhan_server.rooms.restricted_joins import find_authoriser
+from yizhan_server.rooms.restricted_joins import AUTHORISER, find_authoriser
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.succession import Succession
 from yizhan_server.rooms.writer import Draft, EventWriter
@@ -104,18 +104,42 @@ class Members:
         if membership == "join":
             return room
         await check_not_blocked(self._db, room.room_id)
-        if membership != "invite":
-            try:
-                authoriser = await find_authoriser(self._rooms, room, user_id)
-            except MatrixError as error:
-                if error.errcode not in UNABLE_HERE:
-                    raise
-                # Another server in the room may know the user as a member of the right one.
-                return await self._handshakes.join_elsewhere(room, user_id, content, error)
-            if authoriser is not None:
-                content = {**content, "join_authorised_via_users_server": authoriser}
+        try:
+            content = await self._authorised(room, user_id, content)
+        except MatrixError as error:
+            if error.errcode not in UNABLE_HERE:
+                raise
+            # Another server in the room may know the user as a member of the right one.
+            return await self._handshakes.join_elsewhere(room, user_id, content, error)
         await self._writer.send(room, Draft(user_id, "m.room.member", content, user_id))
         return room
+
+    async def own_content(
+        self, user_id: UserID, room_id: str, content: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the content of one's own member event as a client may send it.
+
+        Who lets the user into a restricted room is not for the user to say: this server's
+        signature would say that it is so.
+        """
+        room = await self._handshakes.find_room_here(room_id)
+        if room is None:
+            raise Forbidden("This server is not in the room")
+        kept = {key: value for key, value in content.items() if key != AUTHORISER}
+        if kept.get("membership") != "join":
+            return kept
+        if await room.membership(user_id) != "join":
+            await check_not_blocked(self._db, room_id)
+        return await self._authorised(room, user_id, kept)
+
+    async def _authorised(
+        self, room: Room, user_id: UserID, content: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the content of a join with who lets the user in, where somebody has to."""
+        if await room.membership(user_id) in ("join", "invite"):
+            return content
+        authoriser = await find_authoriser(self._rooms, room, user_id)
+        return content if authoriser is None else {**content, AUTHORISER: authoriser}
 
     async def invite(
         self,
@@ -239,7 +263,7 @@ class Members:
             kept = {
                 key: value
                 for key, value in event.pdu.content.items()
-                if key not in ("displayname", "avatar_url", "join_authorised_via_users_server")
+                if key not in ("displayname", "avatar_url", AUTHORISER)
             }
             content = {**kept, **await self._profiles.member_profile(user_id)}
             try:

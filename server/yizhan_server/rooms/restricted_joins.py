@@ -12,6 +12,9 @@ from yizhan_server.rooms.power import current_power_levels
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room
 
+AUTHORISER = "join_authorised_via_users_server"
+"""The key of a join's content that names who lets its sender in."""
+
 
 async def find_authoriser(rooms: Rooms, room: Room, user_id: UserID) -> UserID | None:
     """Return who of ours lets the user into a restricted room; None if the room is not one.

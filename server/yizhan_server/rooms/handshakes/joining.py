@@ -41,6 +41,7 @@ from yizhan_server.rooms.incoming.placing import Outcome
 from yizhan_server.rooms.incoming.reception import Reception
 from yizhan_server.rooms.incoming.state_intake import StateIntake
 from yizhan_server.rooms.incoming.verification import Verification
+from yizhan_server.rooms.restricted_joins import AUTHORISER
 from yizhan_server.rooms.room import Room
 from yizhan_server.storage import rooms as stored_rooms
 
@@ -270,12 +271,12 @@ class Joining:
             or suggested.get("membership") != content["membership"]
         ):
             raise RemoteMisbehaved(server, "not the template that was asked for")
-        authoriser = suggested.get("join_authorised_via_users_server")
+        authoriser = suggested.get(AUTHORISER)
         if isinstance(authoriser, str):
             if server_name_of(authoriser) == self._server_name:
                 # Who of ours lets somebody in is decided here; signing the join would say so.
                 raise RemoteMisbehaved(server, "consent in the name of a user of ours")
-            content = {**content, "join_authorised_via_users_server": authoriser}
+            content = {**content, AUTHORISER: authoriser}
         event = {key: given[key] for key in FROM_TEMPLATE if key in given}
         try:
             return self._signed(event, user_id, content, version)

@@ -21,7 +21,7 @@ from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.join_rules import allowed_rooms
 from yizhan_server.rooms.policy_servers import PolicyServers
 from yizhan_server.rooms.registry import Rooms
-from yizhan_server.rooms.restricted_joins import find_authoriser
+from yizhan_server.rooms.restricted_joins import AUTHORISER, find_authoriser
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.server_access import RoomOfServer, ServerAccess
 from yizhan_server.rooms.serving_events import ServingEvents, StateBefore
@@ -31,8 +31,6 @@ from yizhan_server.storage.events import LOCAL
 
 NOT_IN_TEMPLATES = frozenset(("event_id", "hashes", "signatures"))
 """What the other server adds, since the event is its own."""
-
-AUTHORISER = "join_authorised_via_users_server"
 
 
 @dataclass(frozen=True, slots=True)
