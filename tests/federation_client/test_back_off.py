@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from yizhan_config.settings import Federation
+from yizhan_server.federation_client import destinations
 from yizhan_server.federation_client.client import open_federation_client
 from yizhan_server.federation_client.errors import RemoteRefused, RemoteUnavailable
 from yizhan_server.protocol.identifiers import ServerName, UserID
@@ -147,3 +148,25 @@ async def test_a_server_that_nobody_has_tried_for_a_month_is_forgotten(network: 
 
     assert await kept_after(29) == [(A,)]
     assert await kept_after(2) == []
+
+
+async def test_only_so_many_servers_that_do_not_exist_are_remembered(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(destinations, "MOST", 3)
+    network.addresses.zone["a.test"] = [free_address()]
+    for _ in range(4):
+        await fails(network)
+        network.clock.now = network.client.destinations.retry_ms(A)
+    for number in range(2):
+        await fails(network, ServerName(f"nowhere{number}.test"))
+    await fails(network)
+    for number in range(2, 4):
+        await fails(network, ServerName(f"nowhere{number}.test"))
+    assert {*network.client.destinations.failing()} == {A, "nowhere2.test", "nowhere3.test"}
+    await fails(network, ServerName("nowhere4.test"))
+    await fails(network, ServerName("nowhere5.test"))
+    await fails(network, ServerName("nowhere6.test"))
+    await network.background_work()
+    assert A not in network.client.destinations.failing()
+    assert await network.db.rows("SELECT server_name FROM failing_destination") == []

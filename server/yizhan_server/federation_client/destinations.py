@@ -26,6 +26,10 @@ KEPT_FROM_MS = 60_000
 
 FORGOTTEN_AFTER_MS = 30 * 86_400_000
 
+MOST = 10_000
+"""Servers of which it is remembered; of more, those that nobody has tried for the longest time are
+forgotten. Anybody can name servers that are not there, in a call or as the senders of events."""
+
 _SPREAD = 0.2
 """Lest all servers that a broken line had hidden be asked in the same second."""
 
@@ -115,11 +119,14 @@ class Destinations:
         """
         now_ms = self._clock.now_ms()
         failing = self._failing.get(server)
+        if failing is not None and now_ms < failing.retry_ms:
+            return
         if failing is None:
             failing = _Failing(now_ms, 0, 0, kept=False)
-            self._failing[server] = failing
-        elif now_ms < failing.retry_ms:
-            return
+        self._failing.pop(server, None)
+        self._failing[server] = failing
+        if len(self._failing) > MOST:
+            self.note_alive(next(iter(self._failing)))
         doubled = min(max(failing.interval_ms * 2, FIRST_MS), LONGEST_MS)
         failing.interval_ms = max(doubled, min(at_least_ms, LONGEST_MS))
         spread = random.uniform(1 - _SPREAD, 1)  # noqa: S311 (spreads load, hides nothing)
