@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from contextlib import asynccontextmanager
 from enum import IntEnum
 from functools import partial
 from itertools import islice
@@ -34,7 +35,14 @@ from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_o
 from yizhan_server.storage import remote_devices as storage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Collection,
+        Iterable,
+        Iterator,
+    )
 
     from yizhan_config.tasks import Background
     from yizhan_database import Database
@@ -53,6 +61,8 @@ QUESTIONS = 50
 """To all servers at once, for all clients."""
 QUESTIONS_TO_ONE = 8
 """To one server at once, for one client."""
+QUESTIONS_TO_EACH = 10
+"""To one server at once, for all clients: one that lets everybody wait must leave some to others."""
 USERS_AT_ONCE = 200
 MAX_MISSED = 10_000
 """Users of one server of whom it is remembered that they could not be asked for."""
@@ -92,6 +102,7 @@ class RemoteKeys:
         self._background = background
         self._server_name = server_name
         self._slots = asyncio.Semaphore(QUESTIONS)
+        self._slots_of: WeakValueDictionary[ServerName, asyncio.Semaphore] = WeakValueDictionary()
         # Order: a user's lock before a slot.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._missed: dict[ServerName, dict[UserID, _Tell]] = {}
@@ -152,7 +163,7 @@ class RemoteKeys:
         fetches = [fetch(user) for user in users if user in sharing]
         results = await asyncio.gather(*fetches, return_exceptions=True)
         if others:
-            async with self._slots:
+            async with self._slot(server):
                 found = await self._requests.device_keys(server, others)
             _add_found(answer, found, others)
         for result in results:
@@ -166,11 +177,18 @@ class RemoteKeys:
             if await storage.users_kept(self._db, self._server_name, [user_id]):
                 return False  # another client has asked meanwhile
             try:
-                async with self._slots:
+                async with self._slot(server):
                     await self._lists.fetch(user_id, server)
             except RemoteRefused:
                 return False  # the server knows no such user
             return True
+
+    @asynccontextmanager
+    async def _slot(self, server: ServerName) -> AsyncIterator[None]:
+        """Have one question to the server; waits until there are few enough."""
+        of_server = self._slots_of.setdefault(server, asyncio.Semaphore(QUESTIONS_TO_EACH))
+        async with of_server, self._slots:
+            yield
 
     def _note_missing(self, server: ServerName, missing: Missing | None) -> None:
         if missing is not None:
@@ -218,7 +236,7 @@ class RemoteKeys:
         given: JsonObject = {}
 
         async def claim_of(server: ServerName, users: list[str]) -> None:
-            async with self._slots:
+            async with self._slot(server):
                 found = await self._requests.claim_keys(
                     server, {UserID(user): by_user[user] for user in users}
                 )

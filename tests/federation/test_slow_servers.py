@@ -1,0 +1,58 @@
+"""A server that answers slowly holds up those who ask it, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from yizhan_testing.homeserver import homeserver_in_process
+from yizhan_testing.peer import federating, open_peer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aiohttp import web
+
+    from yizhan_testing.certificates import CertificateAuthority
+    from yizhan_testing.databases import Dialect
+    from yizhan_testing.peer import Peer
+
+JsonObject = dict[str, Any]
+CLAIM = "/_matrix/federation/v1/user/keys/claim"
+MANY = 60
+
+
+async def test_keys_are_taken_while_another_server_lets_everybody_wait(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    enough = asyncio.Event()
+
+    async def waits(_: web.BaseRequest) -> JsonObject:
+        await enough.wait()
+        return {"one_time_keys": {}}
+
+    async with open_peer(authority) as quick:
+        settings = federating(authority, peer, quick)
+        peer.answers["POST", CLAIM] = waits
+        quick.answers["POST", CLAIM] = {
+            "one_time_keys": {f"@bob:{quick.name}": {"PHONE": {"signed_curve25519:A": "key"}}}
+        }
+        async with homeserver_in_process(tmp_path, dialect, **settings) as homeserver:
+            alice = await homeserver.person("alice")
+
+            async def claims(server: str) -> JsonObject:
+                wanted = {f"@bob:{server}": {"PHONE": "signed_curve25519"}}
+                answer: JsonObject = await alice.post(
+                    "/v3/keys/claim", {"one_time_keys": wanted, "timeout": 20_000}
+                )
+                return answer
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(MANY):
+                    group.create_task(claims(peer.name))
+                while peer.count(CLAIM) < 10:
+                    await asyncio.sleep(0.01)
+                async with asyncio.timeout(5):
+                    answer = await claims(quick.name)
+                enough.set()
+            assert f"@bob:{quick.name}" in answer["one_time_keys"]
