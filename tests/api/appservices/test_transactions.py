@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import pytest
+
 from yizhan_server.app import MIGRATIONS
 from yizhan_testing.appservice import HS_TOKEN, Bridge, running_bridge
 from yizhan_testing.databases import opened_fresh
@@ -304,6 +306,23 @@ async def test_to_device_messages_key_counts_and_device_lists_come_along(
     await scene.bridge.until(
         lambda: any(scene.alice.user_id in each["left"] for each in scene.bridge.parts(name))
     )
+
+
+@pytest.mark.parametrize("depth", [252, 253])
+async def test_a_message_that_is_nested_as_deeply_as_can_be_stops_no_bridge(
+    full_scene: Scene, depth: int
+) -> None:
+    scene = full_scene
+    ghost = await scene.bridge.registers(scene.homeserver, "_bridge_li")
+    await ghost.put("/v3/devices/BRIDGE", {"display_name": "bridge"})
+    room = await room_with_bot(scene)
+    content: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        content = {"a": content}
+    messages = {ghost.user_id: {"BRIDGE": content}}
+    await scene.alice.put("/v3/sendToDevice/m.test/1", {"messages": messages})
+    await scene.bridge.hears(await scene.alice.says(room, "go on"))
+    assert scene.bridge.parts("de.sorunome.msc2409.to_device")[0]["content"] == content
 
 
 def upload(user_id: str, device_id: str) -> dict[str, object]:
