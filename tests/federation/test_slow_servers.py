@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from yizhan_testing.homeserver import homeserver_in_process
 from yizhan_testing.peer import federating, open_peer
+from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,11 +48,13 @@ async def test_keys_are_taken_while_another_server_lets_everybody_wait(
                 )
                 return answer
 
+            async def ten_are_waiting() -> None:
+                assert peer.count(CLAIM) == 10
+
             async with asyncio.TaskGroup() as group:
                 for _ in range(MANY):
                     group.create_task(claims(peer.name))
-                while peer.count(CLAIM) < 10:
-                    await asyncio.sleep(0.01)
+                await until(alice, ten_are_waiting)
                 async with asyncio.timeout(5):
                     answer = await claims(quick.name)
                 enough.set()

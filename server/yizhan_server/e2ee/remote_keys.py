@@ -62,7 +62,7 @@ QUESTIONS = 50
 QUESTIONS_TO_ONE = 8
 """To one server at once, for one client."""
 QUESTIONS_TO_EACH = 10
-"""To one server at once, for all clients: one that lets everybody wait must leave some to others."""
+"""To one server at once, for all clients: one that lets them wait must leave some to others."""
 USERS_AT_ONCE = 200
 MAX_MISSED = 10_000
 """Users of one server of whom it is remembered that they could not be asked for."""
