@@ -149,7 +149,7 @@ def assemble_shared_rooms(
         server_name, signing_key,
     )  # fmt: skip
     residing = Residing(
-        rooms, access, writer, verification, reception, policies, serving, server_name, signing_key
+        access, writer, verification, reception, policies, serving, server_name, signing_key
     )
     handshakes = Handshakes(
         rooms, access, client.peers, joining, inviting, out_of_band, server_name

@@ -128,6 +128,20 @@ async def test_another_server_cannot_let_somebody_in_in_the_name_of_a_user_of_ou
     assert bob.user_id not in members
 
 
+async def test_a_room_that_this_server_has_left_does_not_say_who_is_let_into_another(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    lobby = await alice.creates_room(preset="public_chat")
+    room = await alice.creates_room(room_version="11")
+    await alice.sets(room, "m.room.join_rules", allowing(lobby))
+    guest = await PeerInRoom.joins(peer, homeserver, lobby)
+    path = f"{path_of(f'{V1}/make_join', room, guest.user_id)}?ver=11"
+    assert (await peer.asks(homeserver, "GET", path)).status == 200
+    await alice.leaves(lobby)
+    answer = await peer.asks(homeserver, "GET", path)
+    assert (answer.status, answer.json["errcode"]) == (400, "M_UNABLE_TO_AUTHORISE_JOIN")
+
+
 async def test_a_colleague_gets_into_a_room_that_only_another_department_may_open(
     tmp_path: Path, dialect: Dialect
 ) -> None:

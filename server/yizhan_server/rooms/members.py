@@ -138,7 +138,7 @@ class Members:
         """Return the content of a join with who lets the user in, where somebody has to."""
         if await room.membership(user_id) in ("join", "invite"):
             return content
-        authoriser = await find_authoriser(self._rooms, room, user_id)
+        authoriser = await find_authoriser(self._handshakes.find_room_here, room, user_id)
         return content if authoriser is None else {**content, AUTHORISER: authoriser}
 
     async def invite(

@@ -104,6 +104,11 @@ class ServerAccess:
         await check_server_acl(room, server)
         return room
 
+    async def find_here(self, room_id: str) -> Room | None:
+        """Return a room that this server can act in."""
+        room = await self._rooms.find(room_id)
+        return room if room is not None and await self.is_here(room) else None
+
     async def is_here(self, room: Room) -> bool:
         """Whether this server can act in the room: somebody is joined, or nobody anywhere is."""
         if not room.committed.extremities:

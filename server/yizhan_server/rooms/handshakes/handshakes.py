@@ -39,8 +39,7 @@ class Handshakes:
 
     async def find_room_here(self, room_id: str) -> Room | None:
         """Return a room that somebody of this server is in."""
-        room = await self._rooms.find(room_id)
-        return room if room is not None and await self._access.is_here(room) else None
+        return await self._access.find_here(room_id)
 
     def check_peer(self, user_id: UserID) -> None:
         """Answer M_FORBIDDEN for a user of a server that this one does not speak with."""

@@ -20,7 +20,6 @@ from yizhan_server.rooms.incoming.reception import Reception
 from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.join_rules import allowed_rooms
 from yizhan_server.rooms.policy_servers import PolicyServers
-from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.restricted_joins import AUTHORISER, find_authoriser
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.server_access import RoomOfServer, ServerAccess
@@ -47,7 +46,6 @@ class Residing:
 
     def __init__(
         self,
-        rooms: Rooms,
         access: ServerAccess,
         writer: EventWriter,
         verification: Verification,
@@ -57,7 +55,6 @@ class Residing:
         server_name: ServerName,
         signing_key: SigningKey,
     ) -> None:
-        self._rooms = rooms
         self._access = access
         self._writer = writer
         self._verification = verification
@@ -75,7 +72,7 @@ class Residing:
         _check_version(room, versions)
         content = {"membership": "join"}
         if await room.membership(user_id) not in ("join", "invite"):
-            authoriser = await find_authoriser(self._rooms, room, user_id)
+            authoriser = await find_authoriser(self._access.find_here, room, user_id)
             if authoriser is not None:
                 content[AUTHORISER] = authoriser
         return await self._template(room, user_id, content)
@@ -101,7 +98,7 @@ class Residing:
         if await self._authorises_here(room, raw):
             sender = UserID(str(raw.get("sender")))
             if await room.membership(sender) not in ("join", "invite"):
-                await find_authoriser(self._rooms, room, sender)
+                await find_authoriser(self._access.find_here, room, sender)
             raw = sign_event(raw, room.version, self._server_name, self._signing_key)
         pdu = await self._take(origin, room, event_id, raw, "join")
         of = RoomOfServer(room, origin)
