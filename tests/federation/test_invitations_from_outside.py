@@ -196,3 +196,22 @@ async def test_a_room_that_was_declined_and_forgotten_can_be_entered_later(
         assert "now I am here" in str(answer)
 
     await until(alice, arrived)
+
+
+async def test_who_is_no_longer_banned_can_be_invited_again(
+    pair: list[HomeserverInProcess],
+) -> None:
+    a, b = pair
+    alice, bob = await a.person("alice"), await b.person("bob")
+    room = await alice.creates_room(invite=[bob])
+    await bob.joins(room)
+    path = f"/v3/rooms/{quote(room, safe='')}"
+    await alice.post(f"{path}/ban", {"user_id": bob.user_id})
+
+    async def is_out() -> None:
+        assert room not in (await bob.get("/v3/joined_rooms"))["joined_rooms"]
+
+    await until(bob, is_out)
+    await alice.post(f"{path}/unban", {"user_id": bob.user_id})
+    await alice.invites(room, bob)
+    await bob.joins(room)
