@@ -20,6 +20,7 @@ from yizhan_server.rooms.handshakes.joining import Joining
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
 from yizhan_server.rooms.handshakes.residing import Residing
 from yizhan_server.rooms.handshakes.under_way import JoinsUnderWay
+from yizhan_server.rooms.handshakes.versions import Versions
 from yizhan_server.rooms.incoming.adoption import Adoption
 from yizhan_server.rooms.incoming.backfill import Backfill
 from yizhan_server.rooms.incoming.gaps import Gaps
@@ -138,14 +139,15 @@ def assemble_shared_rooms(
     gaps = Gaps(db, client.events, verification, outliers, history)
     reception = Reception(clock, access, verification, gaps, placing, Recommendation(policies))
     adoption = Adoption(db, rooms, keys, numbers, recorder, resolver)
+    versions = Versions(verification, adoption)
     out_of_band = OutOfBand(db, stream, numbers, push)
     under_way = JoinsUnderWay(clock)
     joining = Joining(
-        db, clock, client.rooms, client.events, verification, intake, adoption, reception,
-        out_of_band, under_way, server_name, signing_key,
+        db, clock, client.rooms, client.events, verification, intake, adoption, versions,
+        reception, out_of_band, under_way, server_name, signing_key,
     )  # fmt: skip
     inviting = Inviting(
-        client.rooms, rooms, access, writer, placing, policies, verification, adoption, out_of_band,
+        client.rooms, rooms, access, writer, placing, policies, verification, versions, out_of_band,
         server_name, signing_key,
     )  # fmt: skip
     residing = Residing(

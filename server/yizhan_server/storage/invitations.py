@@ -23,6 +23,11 @@ def delete_state(tx: Transaction, room: int, user_id: str) -> None:
     tx.execute("DELETE FROM invitation_state WHERE room = ? AND user_id = ?", room, user_id)
 
 
+def delete_states(tx: Transaction, room: int) -> None:
+    """Forget those that came with anybody's."""
+    tx.execute("DELETE FROM invitation_state WHERE room = ?", room)
+
+
 async def find_state(db: Database, room: int, user_id: str) -> list[dict[str, Any]] | None:
     """Return the state events that came with a user's invitation or knock."""
     row = await db.row(

@@ -14,6 +14,11 @@ def append_change(tx: Transaction, room: int, user_id: str, event: int, pos: Pos
     )  # fmt: skip
 
 
+def delete_changes(tx: Transaction, room: int) -> None:
+    """Forget those of a room."""
+    tx.execute("DELETE FROM out_of_band WHERE room = ?", room)
+
+
 async def last_change(db: Database, room: int, user_id: str, upto: int) -> tuple[int, int] | None:
     """Return (event, pos) of the last change of a user's membership of a room up to `upto`."""
     row = await db.row(

@@ -98,6 +98,18 @@ def create_known_room(tx: Transaction, nid: int, room_id: str, version: str) -> 
     )  # fmt: skip
 
 
+def correct_version(tx: Transaction, room: int, version: str) -> None:
+    """Say that a room of which no events are here is of another version."""
+    tx.guard(
+        "UPDATE room SET version = ? WHERE nid = ? AND forward_extremities = '[]'", version, room
+    )
+
+
+def delete_memberships(tx: Transaction, room: int) -> None:
+    """Forget who has to do with a room."""
+    tx.execute("DELETE FROM membership WHERE room = ?", room)
+
+
 def advance_forward_extremities(
     tx: Transaction, room: int, known_ver: int, extremities: tuple[Extremity, ...]
 ) -> None:

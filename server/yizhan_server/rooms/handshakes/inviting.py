@@ -19,7 +19,7 @@ from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat
 from yizhan_server.protocol.signing import SigningKey, sign_event
 from yizhan_server.rooms.handshakes.joining import shown_state
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
-from yizhan_server.rooms.incoming.adoption import Adoption
+from yizhan_server.rooms.handshakes.versions import Versions
 from yizhan_server.rooms.incoming.placing import Outcome, Placing
 from yizhan_server.rooms.incoming.verification import Verification
 from yizhan_server.rooms.policy_servers import PolicyServers
@@ -51,7 +51,7 @@ class Inviting:
         placing: Placing,
         policies: PolicyServers,
         verification: Verification,
-        adoption: Adoption,
+        versions: Versions,
         out_of_band: OutOfBand,
         server_name: ServerName,
         signing_key: SigningKey,
@@ -63,7 +63,7 @@ class Inviting:
         self._placing = placing
         self._policies = policies
         self._verification = verification
-        self._adoption = adoption
+        self._versions = versions
         self._out_of_band = out_of_band
         self._server_name = server_name
         self._signing_key = signing_key
@@ -130,16 +130,16 @@ class Inviting:
             await check_server_acl(known, origin)
         pdu = await self._verification.verify_one(raw, version)
         target = _target(pdu, origin, room_id, event_id, self._server_name)
-        if known is not None and known.version is not version:
-            raise InvalidParam("The room is of another version")
         await users.check_invitable(target)
         signed = await self._verification.verify_one(
             sign_event(pdu.raw, version, self._server_name, self._signing_key), version
         )
-        if known is not None and await self._access.is_here(known):
+        room = await self._versions.find_room(pdu.room_id, version, room_state)
+        if room is None:
+            raise InvalidParam("The room is of another version")
+        if await self._access.is_here(room):
             # It comes to the room, and so to this server, from the one that asks.
             return signed.raw
-        room = known or await self._adoption.known_room(room_id, version)
         # Somebody who was banned may not be any more: nobody tells a server outside.
         await self._out_of_band.record(room, signed, shown_state(room_state, version))
         return signed.raw

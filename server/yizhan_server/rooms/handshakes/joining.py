@@ -36,6 +36,7 @@ from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat, Ro
 from yizhan_server.protocol.signing import SigningKey, hash_and_sign_event
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
 from yizhan_server.rooms.handshakes.under_way import JoinsUnderWay
+from yizhan_server.rooms.handshakes.versions import Versions
 from yizhan_server.rooms.incoming.adoption import Adoption, StrangeRoom
 from yizhan_server.rooms.incoming.placing import Outcome
 from yizhan_server.rooms.incoming.reception import Reception
@@ -65,6 +66,7 @@ class Joining:
         verification: Verification,
         intake: StateIntake,
         adoption: Adoption,
+        versions: Versions,
         reception: Reception,
         out_of_band: OutOfBand,
         under_way: JoinsUnderWay,
@@ -78,6 +80,7 @@ class Joining:
         self._verification = verification
         self._intake = intake
         self._adoption = adoption
+        self._versions = versions
         self._reception = reception
         self._out_of_band = out_of_band
         self._server_name = server_name
@@ -169,7 +172,7 @@ class Joining:
     ) -> Room:
         with self._under_way.follow(server, room_id, user_id) as under_way:
             join, sent, version = await self._sent(server, user_id, room_id, content)
-            room = await self._adoption.known_room(room_id, version)
+            room = await self._room(server, room_id, version, sent.state)
             told = await self._intake.take(
                 room.nid, room_id, version,
                 chain=sent.auth_chain, state=sent.state, note=under_way.note,
@@ -237,8 +240,16 @@ class Joining:
         version = _version(server, template)
         knock = self._completed(server, template, user_id, room_id, content)
         raws = await self._requests.send_knock(server, room_id, knock.event_id, knock.raw)
-        room = await self._adoption.known_room(room_id, version)
+        room = await self._room(server, room_id, version, raws)
         await self._out_of_band.record(room, knock, shown_state(raws, version))
+        return room
+
+    async def _room(
+        self, server: ServerName, room_id: RoomID, version: RoomVersion, told: Sequence[RawPdu]
+    ) -> Room:
+        room = await self._versions.find_room(room_id, version, told)
+        if room is None:
+            raise RemoteMisbehaved(server, "not the version of the room")
         return room
 
     async def _countersigned(

@@ -29,6 +29,8 @@ from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
 from yizhan_server.storage import backward_extremities as stored_edges
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import invitations as stored_invitations
+from yizhan_server.storage import out_of_band as stored_changes
+from yizhan_server.storage import purging as stored_purging
 from yizhan_server.storage import room_servers as stored_servers
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
@@ -36,6 +38,9 @@ from yizhan_server.storage.events import GAP
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.rooms import Extremity
 from yizhan_server.storage.state import REMOVED, Point, StateKey
+
+FORGOTTEN_AT_ONCE = 200
+"""Events that one commit forgets."""
 
 
 class StrangeRoom(Exception):
@@ -71,6 +76,32 @@ class Adoption:
             await self._db.commit(tx)
             room = await self._rooms.get(room_id)
         return room
+
+    async def correct_version(self, room: Room, version: RoomVersion) -> bool:
+        """Know a room of which nothing is here as one of another version; whether it is now.
+
+        What was said of it under the wrong one is forgotten: invitations and outliers.
+        """
+        async with room.lock:
+            if room.committed.extremities:
+                return room.version is version
+            await self._forget_invitations(room)
+            while events := await stored_purging.any_events(self._db, room.nid, FORGOTTEN_AT_ONCE):
+                tx = Transaction()
+                stored_purging.delete_events(tx, self._db, room.nid, events)
+                await self._db.commit(tx)
+            tx = Transaction()
+            stored_rooms.correct_version(tx, room.nid, version.identifier)
+            await self._db.commit(tx)
+            room.version = version
+        return True
+
+    async def _forget_invitations(self, room: Room) -> None:
+        tx = Transaction()
+        stored_rooms.delete_memberships(tx, room.nid)
+        stored_invitations.delete_states(tx, room.nid)
+        stored_changes.delete_changes(tx, room.nid)
+        await self._db.commit(tx)
 
     async def adopt(
         self,

@@ -1,0 +1,69 @@
+"""Which version a room is of that another server tells about: a wrong word shuts nobody out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from yizhan_server.protocol.event import parse_pdu
+from yizhan_server.protocol.room_version import ROOM_VERSIONS
+from yizhan_server.protocol.signing import hash_and_sign_event
+from yizhan_testing.large_room import SINCE_MS, V2, LargeRoom
+from yizhan_testing.peer_rooms import path_of
+
+if TYPE_CHECKING:
+    from yizhan_testing.homeserver import HomeserverInProcess, Person
+    from yizhan_testing.peer import Answered, Peer
+
+JsonObject = dict[str, Any]
+
+
+async def invites(
+    peer: Peer,
+    homeserver: HomeserverInProcess,
+    room_id: str,
+    person: Person,
+    version: str,
+    state: list[JsonObject],
+) -> Answered:
+    event = {
+        "type": "m.room.member", "sender": f"@owner:{peer.name}", "state_key": person.user_id,
+        "content": {"membership": "invite"}, "room_id": room_id, "depth": 9,
+        "origin": peer.name, "origin_server_ts": SINCE_MS, "prev_events": [], "auth_events": [],
+    }  # fmt: skip
+    raw = hash_and_sign_event(event, ROOM_VERSIONS[version], peer.name, peer.key)
+    event_id = parse_pdu(raw, ROOM_VERSIONS[version]).event_id
+    body = {"event": raw, "room_version": version, "invite_room_state": state}
+    return await peer.asks(homeserver, "PUT", path_of(f"{V2}/invite", room_id, event_id), body)
+
+
+@pytest.mark.parametrize("version", ["11", "12"])
+async def test_a_room_is_joined_of_which_somebody_has_told_another_version(
+    homeserver: HomeserverInProcess, peer: Peer, bob: Person, version: str
+) -> None:
+    room = LargeRoom(peer, ROOM_VERSIONS[version], members=1)
+    assert room.room_id is not None
+    answer = await invites(peer, homeserver, room.room_id, bob, "6", [])
+    assert answer.status == 200, answer.content
+    room.lets_in(bob.user_id)
+    await bob.call("POST", path_of("/v3/join", room.room_id), {}, params={"via": peer.name})
+    members = await bob.get(path_of("/v3/rooms", room.room_id, "joined_members"))
+    assert len(members["joined"]) == 3
+
+
+async def test_an_invitation_with_proof_holds_against_one_with_another_version(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person, bob: Person
+) -> None:
+    room = LargeRoom(peer, ROOM_VERSIONS["11"], members=1)
+    assert room.room_id is not None
+    create = room.state["m.room.create", ""].raw
+    lie = {**create, "content": {**create["content"], "room_version": "10"}}
+    assert (await invites(peer, homeserver, room.room_id, bob, "6", [])).status == 200
+    right = await invites(peer, homeserver, room.room_id, alice, "11", [create])
+    assert right.status == 200, right.content
+    for version, state in (("6", []), ("6", [create]), ("10", [lie])):
+        wrong = await invites(peer, homeserver, room.room_id, bob, version, state)
+        assert (wrong.status, wrong.errcode) == (400, "M_INVALID_PARAM")
+    found = (await alice.syncs()).room(room.room_id, "invite")
+    assert found["invite_state"]["events"]
