@@ -1,21 +1,27 @@
-"""A server that answers slowly holds up those who ask it, and nobody else."""
+"""Slow and many servers: one holds up those who ask it and nobody else, many no other writer."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
+from yizhan_server.federation import outbox
 from yizhan_testing.homeserver import homeserver_in_process
 from yizhan_testing.peer import federating, open_peer
+from yizhan_testing.peer_in_room import joined
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
     from aiohttp import web
 
     from yizhan_testing.certificates import CertificateAuthority
     from yizhan_testing.databases import Dialect
+    from yizhan_testing.homeserver import HomeserverInProcess, Person
     from yizhan_testing.peer import Peer
 
 JsonObject = dict[str, Any]
@@ -59,3 +65,26 @@ async def test_keys_are_taken_while_another_server_lets_everybody_wait(
                     answer = await claims(quick.name)
                 enough.set()
             assert f"@bob:{quick.name}" in answer["one_time_keys"]
+
+
+async def test_what_is_too_large_to_be_stored_for_all_at_once_arrives_all_the_same(
+    homeserver: HomeserverInProcess, alice: Person, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived: list[str] = []
+
+    async def take(request: web.BaseRequest) -> JsonObject:
+        pdus = orjson.loads(await request.read())["pdus"]
+        arrived.extend(pdu["content"]["body"] for pdu in pdus)
+        return {"pdus": {}}
+
+    async def all_have_arrived() -> None:
+        assert arrived == ["x" * 1000, "short", "y" * 1000]
+
+    peer.handlers_below["/_matrix/federation/v1/send/"] = take
+    room = await alice.creates_room(preset="public_chat")
+    await joined(peer, homeserver, room)
+    monkeypatch.setattr(outbox, "BYTES_AT_ONCE", 1000)
+    await alice.says(room, "x" * 1000)
+    await alice.says(room, "short")
+    await alice.says(room, "y" * 1000)
+    await until(alice, all_have_arrived)

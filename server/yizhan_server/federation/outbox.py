@@ -52,6 +52,9 @@ PAGE = 500
 AT_ONCE = 10
 """Events of a step that the follower puts into transactions itself; of more, each task does so."""
 
+BYTES_AT_ONCE = 4 << 20
+"""Of the transactions that the follower stores in one commit: all other writers wait for it."""
+
 UNRECORDED = 1000
 """Positions that owe nobody anything and that the follower passes without recording how far it is.
 
@@ -156,13 +159,8 @@ class Outbox:
         if not owed and end - self._recorded < UNRECORDED:
             return end
         tx = Transaction()
-        ready: dict[str, list[OwnEvent]] = {}
-        if len(events) <= AT_ONCE:
-            ready = {
-                server: its for server, its in owed.items() if its and server not in self._fleeting
-            }
-        self._store_first(tx, ready, end)
-        storage.mark_busy(tx, [server for server in owed if server not in ready], after)
+        stored = self._store_first(tx, owed, end) if len(events) <= AT_ONCE else set()
+        storage.mark_busy(tx, [server for server in owed if server not in stored], after)
         stored_followers.advance_cursor(tx, NAME, end)
         for server in owed:
             self._noted[server] = end
@@ -189,20 +187,32 @@ class Outbox:
         owed.pop(self._server_name, None)
         return owed
 
-    def _store_first(self, tx: Transaction, owed: dict[str, list[OwnEvent]], upto: int) -> None:
-        """Store the next transaction of each server that is owed these events and nothing else.
+    def _store_first(self, tx: Transaction, owed: dict[str, list[OwnEvent]], upto: int) -> set[str]:
+        """Store the next transaction of servers that are owed these events and nothing else.
 
-        That is, of each that is not busy: of the others it only notes what their rows say already.
+        Returns which. Left out are those that have a task, most of which are busy: their rows say
+        already that they are owed something. A row that a server without one has stays as it is.
         """
         now_ms = self._clock.now_ms()
         bodies: dict[tuple[int, ...], bytes] = {}
+        stored: set[str] = set()
+        left = BYTES_AT_ONCE
         for server, events in owed.items():
+            name = ServerName(server)
+            is_idle = name not in self._tasks and name not in self._fleeting
+            if not events or not is_idle or not self._peers.is_allowed(name):
+                continue
             which = tuple(event.pos for event in events)
             if which not in bodies:
                 bodies[which] = self._body([event.pdu.raw for event in events], [])
+            left -= len(bodies[which])
+            if left < 0:
+                break
             storage.begin_transaction(
                 tx, server, events[0].pos - 1, _txn_id(), bodies[which], upto, now_ms
             )
+            stored.add(server)
+        return stored
 
     def wake(self, server: ServerName) -> None:
         """Have a task work on what a server is owed, which is durable by now."""
