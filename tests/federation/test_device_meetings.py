@@ -56,6 +56,13 @@ async def uploads_keys(person: Person) -> CryptoDevice:
     return device
 
 
+async def tried(peer: Peer, alice: Person) -> None:
+    """Wait until the peer has been sent something, which it may not have taken."""
+    async with asyncio.timeout(10):
+        while not any(path.startswith("/_matrix/federation/v1/send/") for _, path in peer.asked):
+            await alice.syncs(timeout_ms=100)
+
+
 async def test_whoever_comes_into_a_room_of_strangers_has_them_told_of_the_devices_once(
     homeserver: HomeserverInProcess, alice: Person, bob: Person, peer: Peer
 ) -> None:
@@ -92,9 +99,7 @@ async def test_whoever_comes_into_a_room_of_strangers_has_them_told_of_the_devic
     # The peer is away, and what it is owed is put together once it is back.
     peer.is_down = True
     await alice.says(room, "is anybody there?")
-    async with asyncio.timeout(10):
-        while not any(path.startswith("/_matrix/federation/v1/send/") for _, path in peer.asked):
-            await alice.syncs(timeout_ms=100)
+    await tried(peer, alice)
     await bob.joins(room)
     await bob.put(f"/v3/profile/{bob.user_id}/displayname", {"displayname": "Bob"})
     peer.is_down = False
@@ -105,3 +110,27 @@ async def test_whoever_comes_into_a_room_of_strangers_has_them_told_of_the_devic
     await bob.put(f"/v3/devices/{bob.device_id}", {"display_name": "another"})
     [next_one] = await inbox.lists_before(alice, room)
     assert next_one["prev_id"] == [again["stream_id"]]
+
+
+async def test_whoever_came_while_a_server_was_away_and_has_another_name_since_is_told_of(
+    homeserver: HomeserverInProcess, alice: Person, bob: Person, peer: Peer
+) -> None:
+    inbox = Inbox(peer)
+    room = await alice.creates_room(preset="public_chat")
+    await joined(peer, homeserver, room)
+    device = await uploads_keys(bob)
+    assert await inbox.lists_before(alice, room) == []
+    peer.asked.clear()
+
+    peer.is_down = True
+    await alice.says(room, "is anybody there?")  # is on its way before anything else
+    await tried(peer, alice)
+    await bob.joins(room)
+    for number in range(60):  # more than there is room for in a transaction
+        await alice.says(room, f"number {number}")
+    await bob.put(f"/v3/profile/{bob.user_id}/displayname", {"displayname": "鲍勃"})
+    peer.is_down = False
+    uri = f"/_matrix/federation/v1/user/devices/{quote(bob.user_id, safe='')}"
+    await peer.asks(homeserver, "GET", uri)
+    [told] = await inbox.lists_before(alice, room)
+    assert told["keys"] == device.keys()

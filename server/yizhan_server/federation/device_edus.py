@@ -62,14 +62,19 @@ class DeviceEdus:
         A server that has no list of theirs, or an old one, finds that it misses what is before.
         """
         meetings = await stored_changes.meetings(self._db, server, after, upto, limit)
+        if not meetings:
+            return [], upto
         if len(meetings) == limit:
             last = meetings[-1].pos
             meetings = [each for each in meetings if each.pos < last] or meetings
             upto = meetings[-1].pos
+        said = await stored_changes.memberships_said(self._db, {each.event for each in meetings})
         met: dict[str, tuple[int, OwedChange]] = {}
         for meeting in meetings:
             user_id = meeting.user_id
-            if user_id in met or await self._has_heard(server, user_id, after):
+            if user_id in met or said.get(meeting.event) != "join":
+                continue
+            if await self._has_heard(server, user_id, after):
                 continue
             change = await stored_changes.last_change_before(self._db, user_id, meeting.pos)
             # What is of this stretch itself is owed anyhow.

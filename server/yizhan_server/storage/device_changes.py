@@ -103,9 +103,10 @@ class OwedChange:
 async def servers_concerned(db: Database, after: int, upto: int) -> list[str]:
     """Return the servers that share a room with somebody whose keys changed in (after, upto].
 
-    So also those of the rooms that somebody with keys came into then.
+    So also those of the rooms that somebody with keys came into then; perhaps later.
     """
-    # In one statement: each event asks.
+    # In one statement: each event asks. Memberships not `pos <= upto`: of somebody who came within
+    # and has had another name since there is only the newest row.
     rows = await db.rows(
         "SELECT s.server FROM device_change AS d"
         " JOIN membership AS m ON m.user_id = d.user_id AND m.membership = 'join'"
@@ -113,9 +114,9 @@ async def servers_concerned(db: Database, after: int, upto: int) -> list[str]:
         " WHERE d.pos > ? AND d.pos <= ? AND d.kind IN (?, ?, ?)"
         " UNION SELECT s.server FROM membership AS m"
         " JOIN room_server AS s ON s.room = m.room AND s.to_pos = 0"
-        " WHERE m.pos > ? AND m.pos <= ? AND m.membership = 'join' AND EXISTS"
+        " WHERE m.pos > ? AND m.membership = 'join' AND EXISTS"
         " (SELECT 1 FROM device_keys AS k WHERE k.user_id = m.user_id AND k.keys IS NOT NULL)",
-        after, upto, *OF_DEVICES, ChangeKind.CROSS_SIGNING.value, after, upto,
+        after, upto, *OF_DEVICES, ChangeKind.CROSS_SIGNING.value, after,
     )  # fmt: skip
     return [server for (server,) in rows]
 
@@ -146,25 +147,29 @@ class Meeting:
 
     pos: int
     user_id: str
+    event: int
 
 
 async def meetings(db: Database, server: str, after: int, upto: int, limit: int) -> list[Meeting]:
     """Return the first meetings of people of ours with a server in (after, upto], in order.
 
-    A change of name in a shared room may look like one.
+    Any member event of theirs looks like one, an invitation or a change of name too. The membership
+    is that of now, by a later row perhaps; when it began, the room's state says.
     """
     rows = await db.rows(
-        "SELECT m.pos, m.user_id FROM membership AS m"
+        "SELECT c.pos, m.user_id, c.event FROM membership AS m"
         " JOIN room_server AS s ON s.room = m.room AND s.server = ? AND s.to_pos = 0"
-        " WHERE m.pos > ? AND m.pos <= ? AND m.membership = 'join' AND EXISTS"
+        " JOIN state_key AS n ON n.type = 'm.room.member' AND n.state_key = m.user_id"
+        " JOIN current_state AS c ON c.room = m.room AND c.key = n.nid AND c.pos > ? AND c.pos <= ?"
+        " WHERE m.pos > ? AND m.membership = 'join' AND EXISTS"
         " (SELECT 1 FROM device_keys AS k WHERE k.user_id = m.user_id AND k.keys IS NOT NULL)"
         " AND NOT EXISTS (SELECT 1 FROM membership AS o JOIN room_server AS t"
-        " ON t.room = o.room AND t.server = ? AND t.to_pos = 0 AND t.from_pos < m.pos"
-        " WHERE o.user_id = m.user_id AND o.membership = 'join' AND o.pos < m.pos)"
-        " ORDER BY m.pos, m.user_id LIMIT ?",
-        server, after, upto, server, limit,
+        " ON t.room = o.room AND t.server = ? AND t.to_pos = 0 AND t.from_pos < c.pos"
+        " WHERE o.user_id = m.user_id AND o.membership = 'join' AND o.pos < c.pos)"
+        " ORDER BY c.pos, m.user_id LIMIT ?",
+        server, after, upto, after, server, limit,
     )  # fmt: skip
-    return [Meeting(pos, user_id) for pos, user_id in rows]
+    return [Meeting(pos, user_id, event) for pos, user_id, event in rows]
 
 
 async def rooms_shared(db: Database, server: str, user_id: str, since: int) -> list[int]:
