@@ -10,7 +10,7 @@ from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
 from yizhan_server.protocol.signing import hash_and_sign_event
 from yizhan_testing.large_room import SINCE_MS, V2, LargeRoom
-from yizhan_testing.peer_rooms import path_of
+from yizhan_testing.peer_rooms import PeerInRoom, path_of
 
 if TYPE_CHECKING:
     from yizhan_testing.homeserver import HomeserverInProcess, Person
@@ -67,3 +67,25 @@ async def test_an_invitation_with_proof_holds_against_one_with_another_version(
         assert (wrong.status, wrong.errcode) == (400, "M_INVALID_PARAM")
     found = (await alice.syncs()).room(room.room_id, "invite")
     assert found["invite_state"]["events"]
+
+
+async def test_nobody_takes_the_id_of_an_event_that_has_yet_to_come(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person, bob: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="11")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    said = guest.says("to come")
+    event = {
+        "type": "m.room.member", "sender": f"@owner:{peer.name}", "state_key": bob.user_id,
+        "content": {"membership": "invite"}, "room_id": f"!other:{peer.name}", "depth": 9,
+        "origin": peer.name, "origin_server_ts": SINCE_MS, "prev_events": [], "auth_events": [],
+        "event_id": said.event_id,
+    }  # fmt: skip
+    raw = hash_and_sign_event(event, ROOM_VERSIONS["1"], peer.name, peer.key)
+    body = {"event": raw, "room_version": "1", "invite_room_state": []}
+    path = path_of(f"{V2}/invite", event["room_id"], said.event_id)
+    answer = await peer.asks(homeserver, "PUT", path, body)
+    assert (answer.status, answer.errcode) == (400, "M_BAD_JSON")
+    assert await guest.sends(said) == {said.event_id: {}}
+    page = await alice.get(path_of("/v3/rooms", room, "messages"), dir="b", limit="5")
+    assert said.event_id in [each["event_id"] for each in page["chunk"]]

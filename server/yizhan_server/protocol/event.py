@@ -35,6 +35,7 @@ from yizhan_server.protocol.identifiers import (
     parse_event_id,
     parse_room_id,
     parse_user_id,
+    server_name_of,
 )
 from yizhan_server.protocol.redaction import redact
 from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
@@ -252,7 +253,9 @@ def _check_common_fields(raw: JsonObject, version: RoomVersion) -> None:
     if not 0 <= _get(raw, "depth", int) <= _max_depth(version):
         raise InvalidPdu("depth is out of range")
     if version.event_id_format is EventIdFormat.FIELD:
-        parse_event_id(_get(raw, "event_id", str))
+        if server_name_of(parse_event_id(_get(raw, "event_id", str))) is None:
+            # Nobody would have to have signed it, and it may be that of another room's event.
+            raise InvalidPdu("event_id does not name its server")
     elif "event_id" in raw:
         # It would be covered by the event's own hash, and is not part of this format.
         raise InvalidPdu("events of this room version do not carry their ID")
