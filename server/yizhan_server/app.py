@@ -359,7 +359,7 @@ def build(
         tell=shared_rooms.telling.presence if settings.presence.federated else None,
     )  # fmt: skip
     incoming = assemble_incoming(
-        db, stream, clock, rooms, shared_rooms,
+        db, stream, clock, rooms, shared_rooms, background,
         typing=typing, receipts=receipts, presence=presence,
         believes_presence=settings.presence.federated,
         to_device=to_device, remote_keys=remote_keys, server_name=server_name,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from yizhan_server.e2ee.remote_keys import RemoteKeys
 from yizhan_server.e2ee.remote_lists import RemoteLists
 from yizhan_server.federation.device_edus import DeviceEdus
+from yizhan_server.federation.early_events import EarlyEvents
 from yizhan_server.federation.early_receipts import EarlyReceipts
 from yizhan_server.federation.ephemeral_edus import EphemeralReceiving, EphemeralTelling
 from yizhan_server.federation.newly_shared import EarlyPresence, NewlyShared
@@ -209,6 +210,7 @@ def assemble_incoming(
     clock: Clock,
     rooms: Rooms,
     shared: SharedRoomServices,
+    background: Background,
     *,
     typing: Typing,
     receipts: Receipts,
@@ -238,7 +240,8 @@ def assemble_incoming(
         "m.signing_key_update": remote_keys.update_signing_keys,
     }
     transactions = IncomingTransactions(
-        rooms, shared.reception, shared.verification, shared.handshakes.inviting, edus, followers
-    )
+        rooms, shared.reception, shared.verification, shared.handshakes.inviting,
+        EarlyEvents(background, shared.handshakes), edus, followers,
+    )  # fmt: skip
     newly_shared = NewlyShared(db, stream, rooms, presence, shared.telling, early, server_name)
     return Incoming(transactions, newly_shared, early_receipts)

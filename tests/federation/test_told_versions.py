@@ -75,7 +75,7 @@ async def test_nobody_takes_the_id_of_an_event_that_has_yet_to_come(
     room = await alice.creates_room(preset="public_chat", room_version="11")
     guest = await PeerInRoom.joins(peer, homeserver, room)
     said = guest.says("to come")
-    event = {
+    event: JsonObject = {
         "type": "m.room.member", "sender": f"@owner:{peer.name}", "state_key": bob.user_id,
         "content": {"membership": "invite"}, "room_id": f"!other:{peer.name}", "depth": 9,
         "origin": peer.name, "origin_server_ts": SINCE_MS, "prev_events": [], "auth_events": [],

@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 
 from yizhan_database import DatabaseUnavailable
+from yizhan_server.federation.early_events import EarlyEvents
 from yizhan_server.protocol.canonical_json import JsonObject, holds_nul
 from yizhan_server.protocol.errors import BadJson, MatrixError
 from yizhan_server.protocol.event import InvalidPdu, parse_pdu
@@ -57,6 +58,7 @@ class IncomingTransactions:
         reception: Reception,
         verification: Verification,
         inviting: Inviting,
+        early: EarlyEvents,
         edus: Mapping[str, EduReceiver],
         followers: Mapping[str, StateFollower],
     ) -> None:
@@ -64,6 +66,7 @@ class IncomingTransactions:
         self._reception = reception
         self._verification = verification
         self._inviting = inviting
+        self._early = early
         self._edus = edus
         self._followers = followers
         """By the type of the state that they follow."""
@@ -125,9 +128,16 @@ class IncomingTransactions:
         return results
 
     async def _receive_of_room(
-        self, origin: ServerName, room_id: str, raws: list[JsonObject]
+        self, origin: ServerName, room_id: str, raws: list[JsonObject], *, may_wait: bool = True
     ) -> dict[str, str | None]:
         room = await self._rooms.find(room_id)
+        if room is None or not await self._reception.is_in_room(room):
+
+            def receive() -> Awaitable[object]:
+                return self._receive_of_room(origin, room_id, raws, may_wait=False)
+
+            if may_wait and self._early.keep(room_id, len(raws), receive):
+                return {} if room is None else dict.fromkeys(_ids(room, raws))
         if room is None:
             log.info("events of an unknown room", extra={"origin": origin})
             return {}

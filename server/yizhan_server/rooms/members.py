@@ -204,8 +204,11 @@ class Members:
         """Leave a room, or decline its invitation; leaving again changes nothing."""
         room = await self._rooms.find(room_id)
         content = await self._content(None, "leave", reason)
-        if room is not None and await self._handshakes.find_room_here(room_id) is None:
-            await self._handshakes.decline(user_id, room, content)
+        if (
+            room is not None
+            and await self._handshakes.find_room_here(room_id) is None
+            and await self._handshakes.decline(user_id, room, content)
+        ):
             return
         membership = None if room is None else await room.membership(user_id)
         if room is None or membership is None:

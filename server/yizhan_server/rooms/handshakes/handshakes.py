@@ -57,6 +57,15 @@ class Handshakes:
                 return None
             return await self._joining.join(user_id, RoomID(room_id), servers, content)
 
+    def is_being_joined(self, room_id: str) -> bool:
+        """Whether a room is being joined through other servers, or left."""
+        return self._joining.lock(room_id).locked()
+
+    async def until_joined(self, room_id: str) -> None:
+        """Wait for the end of that, whichever it is."""
+        async with self._joining.lock(room_id):
+            pass
+
     async def join_elsewhere(
         self, room: Room, user_id: UserID, content: Mapping[str, Any], why: MatrixError
     ) -> Room:
@@ -75,8 +84,19 @@ class Handshakes:
         async with self._joining.lock(room_id):
             return await self._joining.knock(user_id, RoomID(room_id), servers, content)
 
-    async def decline(self, user_id: UserID, room: Room, content: Mapping[str, Any]) -> None:
-        """Decline an invitation, or take back a knock, of a room that this server is not in."""
+    async def decline(self, user_id: UserID, room: Room, content: Mapping[str, Any]) -> bool:
+        """Decline an invitation, or take back a knock, of a room that this server is not in.
+
+        False, and nothing done, if the room has come here meanwhile: a join may be under way that
+        its servers know of already.
+        """
+        async with self._joining.lock(room.room_id):
+            if await self.find_room_here(room.room_id) is not None:
+                return False
+            await self._decline(user_id, room, content)
+            return True
+
+    async def _decline(self, user_id: UserID, room: Room, content: Mapping[str, Any]) -> None:
         membership = await self._out_of_band.membership(room, user_id)
         if membership is None or membership.membership in ("join", "ban"):
             raise Forbidden("You are not in this room")
