@@ -13,7 +13,7 @@ from aiohttp import web
 from yizhan_server.media.remote_media import DAY_MS, file_name_in
 from yizhan_testing.departments import departments
 from yizhan_testing.homeserver import homeserver_in_process
-from yizhan_testing.media import Answer, encoded, fetches, gradient, uploads
+from yizhan_testing.media import Answer, encoded, fetches, file_of, gradient, uploads
 from yizhan_testing.peer import federating
 
 if TYPE_CHECKING:
@@ -43,15 +43,6 @@ async def reads(person: Person, uri: str, **params: Any) -> Answer:
 
 def errcode(answer: Answer) -> Any:
     return orjson.loads(answer.data)["errcode"]
-
-
-def file_of(data: bytes, headers: str = "Content-Type: text/plain") -> web.Response:
-    """Return a file as a server sends it to another."""
-    body = (
-        b"--b\r\nContent-Type: application/json\r\n\r\n{}\r\n--b\r\n"
-        + headers.encode() + b"\r\n\r\n" + data + b"\r\n--b--\r\n"
-    )  # fmt: skip
-    return web.Response(body=body, headers={"Content-Type": "multipart/mixed; boundary=b"})
 
 
 async def test_a_file_is_fetched_once_and_read_by_many(

@@ -9,6 +9,7 @@ import orjson
 
 from yizhan_server.federation import outbox
 from yizhan_testing.homeserver import homeserver_in_process
+from yizhan_testing.media import fetches, file_of
 from yizhan_testing.peer import federating, open_peer
 from yizhan_testing.peer_in_room import joined
 from yizhan_testing.polling import until
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 JsonObject = dict[str, Any]
 CLAIM = "/_matrix/federation/v1/user/keys/claim"
+DOWNLOAD = "/_matrix/federation/v1/media/download"
 MANY = 60
 
 
@@ -88,3 +90,38 @@ async def test_what_is_too_large_to_be_stored_for_all_at_once_arrives_all_the_sa
     await alice.says(room, "short")
     await alice.says(room, "y" * 1000)
     await until(alice, all_have_arrived)
+
+
+async def test_files_are_fetched_while_another_server_lets_everybody_wait(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    enough = asyncio.Event()
+
+    async def waits(_: web.BaseRequest) -> web.Response:
+        await enough.wait()
+        return file_of(b"late")
+
+    async def gives(_: web.BaseRequest) -> web.Response:
+        return file_of(b"at once")
+
+    async with open_peer(authority) as quick:
+        peer.handlers_below[DOWNLOAD] = waits
+        quick.handlers_below[DOWNLOAD] = gives
+        settings = federating(authority, peer, quick)
+        async with homeserver_in_process(tmp_path, dialect, **settings) as homeserver:
+            alice = await homeserver.person("alice")
+
+            async def reads(server: str, number: int) -> bytes:
+                path = f"client/v1/media/download/{server}/picture{number}"
+                return (await fetches(alice, path)).data
+
+            async def some_are_waiting() -> None:
+                assert len(peer.asked) >= 5
+
+            async with asyncio.TaskGroup() as group:
+                late = [group.create_task(reads(peer.name, number)) for number in range(20)]
+                await until(alice, some_are_waiting)
+                async with asyncio.timeout(5):
+                    assert await reads(quick.name, 1) == b"at once"
+                enough.set()
+            assert {each.result() for each in late} == {b"late"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import web
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -68,6 +69,15 @@ async def thumbnail(person: Person, mxc: str, width: int, height: int, **params:
     return await fetches(
         person, f"client/v1/media/thumbnail/{mxc}", width=str(width), height=str(height), **params
     )
+
+
+def file_of(data: bytes, headers: str = "Content-Type: text/plain") -> web.Response:
+    """Return a file as a server sends it to another."""
+    body = (
+        b"--b\r\nContent-Type: application/json\r\n\r\n{}\r\n--b\r\n"
+        + headers.encode() + b"\r\n\r\n" + data + b"\r\n--b--\r\n"
+    )  # fmt: skip
+    return web.Response(body=body, headers={"Content-Type": "multipart/mixed; boundary=b"})
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 from yizhan_config.settings import Media as MediaSettings
 from yizhan_config.tasks import Background
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 20
 """Files that are being fetched; whoever wants more waits."""
+
+OF_ONE_SERVER = 5
+"""Of these; one that is slow, or means to be, must leave some to the others."""
 
 MOST_FAILURES = 2000
 DAY_MS = 86_400_000
@@ -65,6 +69,7 @@ class RemoteMedia:
         self._requests = requests
         self._settings = settings
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots_of: WeakValueDictionary[ServerName, asyncio.Semaphore] = WeakValueDictionary()
         self._full = asyncio.Event()
         self._fetched_bytes = 0
         # What is fetched stands in the database; only failures are kept here.
@@ -168,7 +173,8 @@ class RemoteMedia:
         """Fetch a file; False if it is not there yet, which is no reason not to ask again."""
         server, media_id, wait_ms = key
         most = self._repository.max_upload_bytes
-        async with self._slots:
+        of_server = self._slots_of.setdefault(server, asyncio.Semaphore(OF_ONE_SERVER))
+        async with of_server, self._slots:
             try:
                 async with self._requests.download(
                     server, media_id, max_bytes=most, wait_ms=wait_ms
