@@ -310,3 +310,50 @@ async def test_what_is_nested_beyond_reason_stops_nothing_else_of_the_transactio
     assert answer.status == 200, answer.content
     assert said.event_id in (await everything(alice, room))[1]
     await alice.syncs()
+
+
+async def test_a_number_larger_than_any_float_is_read_past_in_an_old_room(
+    peer: Peer, homeserver: HomeserverInProcess, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="5")
+    guest = await joined(peer, homeserver, room)
+    huge = 10**400
+    me = {"membership": "join", "displayname": "Mallory", "x": huge}
+    member = guest.event("m.room.member", me, guest.user_id)
+    guest.follows(member)
+    again = guest.follows(guest.event("m.room.member", {**me, "y": 1}, guest.user_id))
+    mentions = {"user_ids": [alice.user_id]}
+    said = guest.event("m.room.message", {"body": "vast", "m.mentions": mentions, "x": huge})
+    guest.follows(said)
+    thread = {"rel_type": "m.thread", "event_id": said.event_id}
+    reply = guest.event("m.room.message", {"body": "vast", "m.relates_to": thread, "x": huge})
+    guest.follows(reply)
+    gone = guest.follows(guest.event("m.room.message", {"body": "gone", "x": huge}))
+    redaction = guest.event("m.room.redaction", {"redacts": gone.event_id, "x": huge})
+    sent = [member, again, said, reply, gone, redaction]
+    body = {
+        "origin": peer.name, "origin_server_ts": 1, "pdus": [e.raw for e in sent], "edus": []
+    }  # fmt: skip
+    uri = "/_matrix/federation/v1/send/vast"
+    answer = await peer.asks(homeserver, "PUT", uri, body, body=encode_lenient(body))
+    assert answer.json == {"pdus": {each.event_id: {} for each in sent}}
+
+    path = f"/v3/rooms/{quote(room, safe='')}"
+    state, seen = await everything(alice, room)
+    assert again.event_id in state
+    assert said.event_id in seen
+    await alice.syncs()
+    only_files = json.dumps({"room": {"timeline": {"contains_url": True}}})
+    await alice.get("/v3/sync", filter=only_files)
+    await alice.get("/v3/sync", filter=json.dumps({"event_format": "federation"}))
+    await alice.get(f"{path}/state/m.room.member/{quote(guest.user_id, safe='')}")
+    await alice.get(f"{path}/members")
+    await alice.get(f"{path}/joined_members")
+    assert (await alice.get("/v3/notifications"))["notifications"]
+    await alice.get(f"/v1/rooms/{quote(room, safe='')}/threads")
+    await alice.get(f"{path}/context/{quote(said.event_id, safe='')}")
+    wanted = {"search_categories": {"room_events": {"search_term": "vast"}}}
+    found = (await alice.post("/v3/search", wanted))["search_categories"]["room_events"]
+    assert found["count"] == 2
+    await alice.says(room, "after")
+    await joined(peer, homeserver, room, "oscar")

@@ -24,6 +24,8 @@ import orjson
 from aiohttp import web
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from yizhan_server.protocol.canonical_json import parse_roughly
+
 DELAY = "org.matrix.msc4140.delay"
 """Asks for an answer that the specification does not know yet."""
 
@@ -187,7 +189,7 @@ class Observed:
             return
         body: Any = None
         if isinstance(response, web.Response) and response.content_type == "application/json":
-            body = orjson.loads(_decoded(response))
+            body = parse_roughly(_decoded(response))
         outcome = "" if response.status < 400 else f"{response.status} {_errcode(body)}"
         self.answers.update((operation.id, outcome) for operation in of_clients)
         if ASKED_BY_HEADER.get(response.status, "") in request.headers:

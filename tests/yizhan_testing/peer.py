@@ -23,6 +23,7 @@ import orjson
 from aiohttp import web
 from yarl import URL
 
+from yizhan_server.protocol.canonical_json import parse_any
 from yizhan_server.protocol.identifiers import ServerName
 from yizhan_server.protocol.request_signing import sign_request
 from yizhan_server.protocol.server_keys import OldKey, OwnKeys
@@ -54,7 +55,7 @@ class Answered:
 
     @property
     def json(self) -> Any:
-        return orjson.loads(self.content)
+        return parse_any(self.content)
 
     @property
     def errcode(self) -> str:

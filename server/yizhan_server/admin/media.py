@@ -9,10 +9,9 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from yizhan_database import Transaction
 from yizhan_server.admin.gate import Administrator, get_account
+from yizhan_server.protocol.canonical_json import parse_roughly
 from yizhan_server.protocol.errors import NotFound
 from yizhan_server.storage import media_administration as storage
 from yizhan_server.storage.remote_media import find_listed_remote_media
@@ -83,7 +82,7 @@ class MediaAdministration:
         local: dict[str, None] = {}
         remote: dict[str, None] = {}
         async for client in storage.scan_events_with_files(self._db, room.nid):
-            for uri in _uris_in(orjson.loads(client)["content"]):
+            for uri in _uris_in(parse_roughly(client)["content"]):
                 is_local = uri.startswith(f"{_SCHEME}{self._server_name}/")
                 (local if is_local else remote)[uri] = None
         return list(local), list(remote)

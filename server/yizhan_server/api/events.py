@@ -12,6 +12,7 @@ import orjson
 
 from yizhan_server.api.routing import Call, JsonObject, Routes
 from yizhan_server.api.suspension import user_suspended
+from yizhan_server.protocol.canonical_json import encode_any, parse_any
 from yizhan_server.protocol.errors import BadJson, InvalidParam
 from yizhan_server.protocol.identifiers import parse_event_id, parse_user_id
 from yizhan_server.rooms.access import JoinedRoom
@@ -168,7 +169,7 @@ async def _state_event(call: Call[None], state_key: str) -> JsonObject | bytes:
             call.reader_of(event.readable), [event.event]
         )
         return rendered[0]
-    return orjson.dumps(orjson.loads(event.event_json)["content"])
+    return encode_any(parse_any(event.event_json)["content"])
 
 
 @routes.get("/v3/rooms/{room_id}/state")

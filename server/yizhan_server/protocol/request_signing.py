@@ -20,6 +20,7 @@ from yizhan_server.protocol.canonical_json import (
     parse_exactly,
     parse_json,
 )
+from yizhan_server.protocol.errors import NotJson
 from yizhan_server.protocol.hashes import decode_base64
 from yizhan_server.protocol.identifiers import InvalidIdentifier, ServerName, parse_server_name
 from yizhan_server.protocol.signing import InvalidSignature, SigningKey, VerifyKey
@@ -172,10 +173,11 @@ def parse_content(data: bytes) -> JsonObject | None:
     """
     if not data:
         return None
-    value = parse_json(data)
     try:
+        value = parse_json(data)
         check_strict(value)
-    except NotCanonical:
+    except (NotCanonical, NotJson):
+        # An integer beyond all floats is no JSON to the faster parser.
         value = parse_exactly(data)
     if not isinstance(value, dict):
         raise NotCanonical("the body must be a JSON object")

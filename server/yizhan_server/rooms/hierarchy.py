@@ -15,11 +15,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from yizhan_database import Database
 from yizhan_server.federation_client.remembered import Ask
-from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.canonical_json import JsonObject, parse_roughly
 from yizhan_server.protocol.errors import (
     Forbidden,
     InvalidParam,
@@ -275,7 +273,7 @@ def _order(child: JsonObject) -> tuple[bool, str, int, str]:
 
 
 def _stripped(event: StoredEvent) -> JsonObject:
-    whole = orjson.loads(event.client)
+    whole = parse_roughly(event.client)
     return {
         key: whole[key] for key in ("type", "state_key", "content", "sender", "origin_server_ts")
     }

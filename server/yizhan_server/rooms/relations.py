@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from yizhan_database import Database
+from yizhan_server.protocol.canonical_json import parse_roughly
 from yizhan_server.protocol.stream_token import PageToken, SyncToken, parse_token
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess, VisibleEvent
 from yizhan_server.rooms.incoming.backfill import Backfill
@@ -161,7 +162,7 @@ class Relations:
         if summary is None:
             return None
         newest = await self._without_erased(readable, summary.latest)
-        latest = orjson.loads(event_bytes(newest, readable.room))
+        latest = parse_roughly(event_bytes(newest, readable.room))
         nested = await self._replacement(readable, newest)
         if nested is not None:
             latest["unsigned"] = {"m.relations": {REPLACE: nested}}

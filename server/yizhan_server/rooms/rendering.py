@@ -16,6 +16,7 @@ import orjson
 
 from yizhan_database import Database
 from yizhan_server.clock import Clock
+from yizhan_server.protocol.canonical_json import encode_any, parse_any
 from yizhan_server.protocol.event import redact_pdu
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.redaction import redact
@@ -120,7 +121,7 @@ class EventRenderer:
             redacted = event.flags & REDACTED
             pdu = redact_pdu(pdus[event.nid], room.version) if redacted else pdus[event.nid]
             named = {**pdu.raw, "event_id": event.event_id, "room_id": room.room_id}
-            rendered.append(orjson.dumps(named))
+            rendered.append(encode_any(named))
         return rendered
 
     async def render_plain(
@@ -165,17 +166,17 @@ def event_bytes(event: StoredEvent, room: Room) -> bytes:
     pruned = event.flags & REDACTED
     if not pruned and event.type != "m.room.redaction":
         return event.client
-    parsed = orjson.loads(event.client)
+    parsed = parse_any(event.client)
     if pruned:
         kept = redact(parsed, room.version)
         kept["event_id"], kept["room_id"] = event.event_id, room.room_id
-        return orjson.dumps(kept)
+        return encode_any(kept)
     # The target stands in one place of the event and is shown to clients in both.
     target = parsed["content"].get("redacts") or parsed.get("redacts")
     if isinstance(target, str):
         parsed["redacts"] = target
         parsed["content"]["redacts"] = target
-    return orjson.dumps(parsed)
+    return encode_any(parsed)
 
 
 def splice(event: bytes, unsigned: Mapping[str, Any]) -> bytes:

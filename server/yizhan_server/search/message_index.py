@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-import orjson
-
 from yizhan_database import Database, Transaction
+from yizhan_server.protocol.canonical_json import parse_roughly
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room
 from yizhan_server.search.tokens import tokens_of
@@ -89,7 +88,7 @@ class MessageIndex:
     async def _original_of(self, event: StoredEvent) -> str | None:
         """Return the event whose document the event may change."""
         if event.type == "m.room.redaction":
-            whole = orjson.loads(event.client)
+            whole = parse_roughly(event.client)
             target_id = whole["content"].get("redacts") or whole.get("redacts")
             if not isinstance(target_id, str):
                 return None

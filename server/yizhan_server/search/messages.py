@@ -23,6 +23,7 @@ import orjson
 from yizhan_database import Database
 from yizhan_server.accounts.ignoring import Ignoring
 from yizhan_server.accounts.requester import Requester
+from yizhan_server.protocol.canonical_json import parse_roughly
 from yizhan_server.protocol.errors import Forbidden, InvalidParam
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess, VisibleEvent
@@ -250,7 +251,7 @@ class MessageSearch:
         for rank, match in matches:
             if match.type not in types or match.flags & REDACTED or match.sender in scope.ignored:
                 continue
-            room = rooms[orjson.loads(match.client)["room_id"]]
+            room = rooms[parse_roughly(match.client)["room_id"]]
             shown = [match]
             if match.rel_type == "m.replace" and match.rel_to is not None:
                 original = await stored_events.find_event(self._db, match.rel_to)

@@ -9,6 +9,7 @@ from itertools import islice
 import orjson
 
 from yizhan_database import Database, Transaction, in_list
+from yizhan_server.protocol.canonical_json import parse_any
 
 PAGE = 250
 """Numbers in one list of a statement: a read of a millisecond or so."""
@@ -97,9 +98,7 @@ async def distinct_auth_events(db: Database, page: list[int]) -> set[int]:
 async def named_auth_events(db: Database, page: list[int]) -> dict[int, list[str]]:
     """Return the event IDs that these events themselves name as auth events."""
     rows = await db.rows(*in_list("SELECT nid, rest FROM event WHERE nid IN (??)", page))
-    return {
-        nid: [_event_id(one) for one in orjson.loads(rest)["auth_events"]] for nid, rest in rows
-    }
+    return {nid: [_event_id(one) for one in parse_any(rest)["auth_events"]] for nid, rest in rows}
 
 
 def _event_id(reference: str | list[str]) -> str:

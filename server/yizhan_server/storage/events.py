@@ -15,7 +15,7 @@ import msgspec
 import orjson
 
 from yizhan_database import Database, Pos, Row, Transaction, in_list
-from yizhan_server.protocol.canonical_json import encode_any, parse_any
+from yizhan_server.protocol.canonical_json import encode_any, parse_any, parse_roughly
 from yizhan_server.protocol.event import Pdu, redact_pdu, trust_pdu
 from yizhan_server.protocol.identifiers import EventID
 from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
@@ -60,7 +60,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     @property
     def content(self) -> dict[str, Any]:
         """The content, parsed anew: for the few who must look inside."""
-        content = orjson.loads(self.client)["content"]
+        content = parse_roughly(self.client)["content"]
         assert isinstance(content, dict)
         return content
 
