@@ -357,3 +357,28 @@ async def test_a_number_larger_than_any_float_is_read_past_in_an_old_room(
     assert found["count"] == 2
     await alice.says(room, "after")
     await joined(peer, homeserver, room, "oscar")
+
+
+async def test_what_no_column_can_hold_is_no_fault_of_ours(
+    mallory: PeerInRoom, alice: Person, room: str, homeserver: HomeserverInProcess
+) -> None:
+    friend, token = f"@friend:{mallory.peer.name}", "a\0b"
+    signed = {"token": token, "mxid": friend, "signatures": {}}
+    invite = {"membership": "invite", "third_party_invite": {"signed": signed}}
+    by_address = mallory.event("m.room.member", invite, friend)
+    join = {
+        "membership": "join",
+        "join_authorised_via_users_server": f"@{token}:{mallory.peer.name}",
+    }
+    again = mallory.event("m.room.member", join, mallory.user_id)
+    for rejected in (by_address, again):
+        assert (await mallory.sends(rejected)).json == {"pdus": {rejected.event_id: {}}}
+    place = quote(room, safe="")
+    event = {
+        "type": "m.room.member", "room_id": room, "sender": alice.user_id, "state_key": friend,
+        "content": invite,
+    }  # fmt: skip
+    uri = f"/_matrix/federation/v1/exchange_third_party_invite/{place}"
+    assert (await mallory.peer.asks(homeserver, "PUT", uri, event)).status == 403
+    uri = f"/_matrix/federation/v1/backfill/{place}?v=%00&limit=1"
+    assert (await mallory.peer.asks(homeserver, "GET", uri)).status == 400

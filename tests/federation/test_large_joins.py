@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
+from typing_extensions import override
 
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
+from yizhan_server.protocol.signing import hash_and_sign_event
 from yizhan_testing.homeserver import HomeserverInProcess, Person
 from yizhan_testing.large_room import LargeRoom
 
 if TYPE_CHECKING:
     from yizhan_testing.peer import Peer
+
+JsonObject = dict[str, Any]
 
 JOINS = "/_yizhan/admin/v1/joins"
 
@@ -77,3 +81,30 @@ async def test_a_room_whose_events_are_told_in_no_order_is_joined(
     await joins(alice, large)
     await check_is_there(alice, large)
     await alice.says(str(large.room_id), "good morning")
+
+
+class OddRoom(LargeRoom):
+    """One in whose state is an invitation of what is no user."""
+
+    @override
+    def answer(self) -> JsonObject:
+        last = self.state["m.room.join_rules", ""]
+        keys = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", "")]
+        event = {
+            "type": "m.room.member", "sender": last.sender, "state_key": "a\0b", "depth": 9,
+            "content": {"membership": "invite"}, "room_id": self.room_id,
+            "origin_server_ts": last.origin_server_ts, "prev_events": [last.event_id],
+            "auth_events": [self.state[key].event_id for key in keys],
+        }  # fmt: skip
+        raw = hash_and_sign_event(event, self.version, self.peer.name, self.peer.key)
+        told = super().answer()
+        return {**told, "state": [*told["state"], raw]}
+
+
+async def test_a_room_is_joined_that_has_what_no_column_can_hold(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    large = OddRoom(peer, ROOM_VERSIONS["11"], members=1)
+    large.lets_in(alice.user_id)
+    await joins(alice, large)
+    await check_is_there(alice, large)

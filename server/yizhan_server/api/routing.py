@@ -159,8 +159,11 @@ class Call(Generic[Body]):
         return value
 
     def query_all(self, name: str) -> list[str]:
-        """Return every value of a repeated query parameter."""
-        return list(self.request.query.getall(name, []))
+        """Return every value of a repeated query parameter; M_INVALID_PARAM as above."""
+        values = list(self.request.query.getall(name, []))
+        if any("\0" in value for value in values):
+            raise MatrixError(400, "M_INVALID_PARAM", f"'{name}' holds a NUL character")
+        return values
 
     def query_int(self, name: str, default: int, *, low: int = 0, high: int = 2**53 - 1) -> int:
         """Return an integer query parameter, limited to [low, high]; M_INVALID_PARAM if none."""

@@ -300,6 +300,8 @@ def _get(raw: JsonObject, key: str, kind: type) -> Any:
 
 def _check_length(raw: JsonObject, key: str) -> None:
     value = raw.get(key)
+    if value is not None and "\0" in value:
+        raise InvalidPdu(f"{key} holds a NUL character")  # which no column of text can store
     if value is not None and len(value) * 4 > MAX_FIELD_BYTES:
         try:
             size = len(value.encode())

@@ -40,6 +40,8 @@ def intern_key(tx: Transaction, nid: int, key: StateKey) -> None:
 
 async def find_key(db: Database, key: StateKey) -> int | None:
     """Return the number of a state key, if any room ever had it."""
+    if "\0" in key[1]:
+        return None  # no column can hold it; an event can name it as what permits it
     row = await db.row("SELECT nid FROM state_key WHERE type = ? AND state_key = ?", *key)
     return None if row is None else row[0]
 
