@@ -245,6 +245,8 @@ def _check_common_fields(raw: JsonObject, version: RoomVersion) -> None:
     if "state_key" in raw:
         _get(raw, "state_key", str)
         _check_length(raw, "state_key")
+    if "\0" in event_type or "\0" in raw.get("state_key", ""):
+        raise InvalidPdu("type or state_key hold a NUL character, which no column of text can")
     if not (version.room_id_is_create_hash and event_type == "m.room.create"):
         parse_room_id(_get(raw, "room_id", str))
     timestamp = _get(raw, "origin_server_ts", int)
@@ -300,8 +302,6 @@ def _get(raw: JsonObject, key: str, kind: type) -> Any:
 
 def _check_length(raw: JsonObject, key: str) -> None:
     value = raw.get(key)
-    if value is not None and "\0" in value:
-        raise InvalidPdu(f"{key} holds a NUL character")  # which no column of text can store
     if value is not None and len(value) * 4 > MAX_FIELD_BYTES:
         try:
             size = len(value.encode())
