@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 from aiohttp import web
 
 from yizhan_server.app import MIGRATIONS
 from yizhan_server.clock import SystemClock
+from yizhan_server.federation_client.key_ring import MAX_STRANGERS
 from yizhan_server.federation_client.own_keys import rotate
 from yizhan_server.protocol.identifiers import ServerName
 from yizhan_server.protocol.server_keys import OldKey, check_server_keys
@@ -187,6 +189,45 @@ async def test_a_server_is_asked_a_few_times_in_a_row_and_then_once_a_minute(
         for _ in range(3):
             assert (await peer.asks(homeserver, "GET", ASKED)).status == 401
     assert peer.count(KEYS) == 12
+
+
+async def test_a_peer_with_a_new_key_is_believed_while_strangers_let_the_server_wait(
+    tmp_path: Path, dialect: Dialect, authority: CertificateAuthority, peer: Peer
+) -> None:
+    waiting: list[asyncio.StreamWriter] = []
+    enough = asyncio.Event()
+
+    def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        waiting.append(writer)
+        if len(waiting) == MAX_STRANGERS:
+            enough.set()
+
+    settings = federating(authority, peer) | {
+        "federation.allow": ["*"], "federation.private_addresses": ["127.0.0.0/8"],
+    }  # fmt: skip
+    silent = await asyncio.start_server(say_nothing, "0.0.0.0", 0, backlog=500)
+    port = silent.sockets[0].getsockname()[1]
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+        homeserver_in_process(tmp_path, dialect, **settings) as homeserver,
+    ):
+
+        async def asks(number: int) -> None:
+            origin = f'X-Matrix origin="127.0.1.{number}:{port}",key="ed25519:a",sig="AAAA"'
+            async with http.get(homeserver.base_url + ASKED, headers={"Authorization": origin}):
+                pass
+
+        assert (await peer.asks(homeserver, "GET", ASKED)).status == 403  # whose keys are known
+        async with asyncio.TaskGroup() as group:
+            for number in range(1, 251):
+                group.create_task(asks(number))
+            await enough.wait()
+            peer.rotates(0)
+            answer = await peer.asks(homeserver, "GET", ASKED)
+            silent.close()
+            for writer in waiting:
+                writer.close()
+    assert answer.status == 403
 
 
 # endregion

@@ -56,6 +56,8 @@ FETCH_SECONDS = 20
 """For one answer: requests and events wait for it."""
 MAX_FETCHES = 200
 """Servers asked at the same time."""
+MAX_STRANGERS = 150
+"""Of these, servers of which no key is known: anybody can name ever more that never answer."""
 FETCHES_OF_ONE = 100
 """Of these, for one who asks for the keys of many."""
 THREADS = 2
@@ -117,6 +119,8 @@ class KeyRing:
         self._notaries = tuple(notary for notary in notaries if notary != own.server_name)
         self._known = KnownKeys(db)
         self._fetches: dict[ServerName, Started] = {}
+        self._strangers: set[ServerName] = set()
+        """Servers that are being asked and of which no key is known."""
         self._attempts = Attempts()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="signatures")
 
@@ -241,7 +245,7 @@ class KeyRing:
             return [self._own.publish(self._clock.now_ms())]
         found = await self._published(server, key_ids)
         if not self._is_enough(found, key_ids, minimum_valid_until_ms):
-            await self._fetch_once(server, [])
+            await self._fetch_once(server, [], is_known=found is not None)
             found = await self._published(server, key_ids)
         return [] if found is None else [*found.dropped, found.last]
 
@@ -274,17 +278,23 @@ class KeyRing:
         unmet = [want for want in wants if want.key_ids and not want.pick(keys)]
         if not unmet:
             return keys
-        await self._fetch_once(server, unmet)
+        await self._fetch_once(server, unmet, is_known=bool(keys))
         return await self._known.of(server)
 
-    async def _fetch_once(self, server: ServerName, unmet: Collection[Want]) -> None:
+    async def _fetch_once(
+        self, server: ServerName, unmet: Collection[Want], *, is_known: bool
+    ) -> None:
         """Ask for the keys of a server, or wait for the answer that is on its way."""
         fetch = self._fetches.get(server)
         if fetch is None:
             if len(self._fetches) >= MAX_FETCHES:
                 return
+            if not is_known and len(self._strangers) >= MAX_STRANGERS:
+                return
             if not self._attempts.may_ask(server, self._clock.now_ms()):
                 return
+            if not is_known:
+                self._strangers.add(server)
             fetch = self._background.spawn("server keys", self._fetch(server, unmet))
             self._fetches[server] = fetch
         await fetch.wait()
@@ -302,6 +312,7 @@ class KeyRing:
             self._attempts.note(server, self._clock.now_ms(), answered=answered)
         finally:
             del self._fetches[server]
+            self._strangers.discard(server)
 
     async def _ask_itself(self, server: ServerName) -> bool:
         """Ask a server for its keys; whether it is there."""
