@@ -274,3 +274,41 @@ def test_whatever_is_edited_ids_stay_unique_and_earlier_rulesets_unchanged(
         every = [rule["rule_id"] for rule in ruleset["override"]]
         assert len(set(every)) == len(every)
         assert every[0] == ".m.rule.master"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("content", {"pattern": "a"}),
+        (
+            "override",
+            {"conditions": [{"kind": "event_match", "key": "content.x", "pattern": "?" * 400}]},
+        ),
+        ("override", {"conditions": [{"kind": "contains_display_name"}] * 20}),
+        (
+            "underride",
+            {
+                "conditions": [
+                    {"kind": "event_property_contains", "key": "content.x", "value": str(n)}
+                    for n in range(32)
+                ]
+            },
+        ),
+    ],
+)
+def test_an_accounts_rules_look_for_only_so_much_in_each_message(
+    kind: str, body: dict[str, Any]
+) -> None:
+    ruleset = default_ruleset(ALICE)
+    added = 0
+    for added in range(MAX_USER_RULES):
+        try:
+            ruleset = put_rule(ruleset, kind, str(added), {"actions": [], **body})
+        except InvalidParam:
+            break
+    assert 5 < added < 500
+    # What exists may be changed, and what costs nothing may be added.
+    put_rule(ruleset, kind, "0", {"actions": ["notify"], **body})
+    put_rule(ruleset, "room", "!x:example.org", {"actions": []})
+    muted = {"kind": "event_match", "key": "room_id", "pattern": "!y:example.org"}
+    put_rule(ruleset, "override", "mute", {"actions": [], "conditions": [muted]})

@@ -22,6 +22,9 @@ MAX_USER_RULES: Final = 1000
 MAX_CONDITIONS: Final = 32
 MAX_PATTERN_CHARACTERS: Final = 512
 MAX_RULE_ID_BYTES: Final = 255
+MAX_EFFORT: Final = 8192
+"""Of all of a user's rules, see `_effort`: a message may be long, and one account must not make it
+cost everybody seconds. Some 200 words of ten characters."""
 
 # They do nothing, and are kept: older clients look for what they have set.
 _HISTORICAL_ACTIONS = ("dont_notify", "coalesce")
@@ -70,6 +73,10 @@ def put_rule(
     }
     rules = list(ruleset.get(kind, []))
     existing = find_rule(ruleset, kind, rule_id)
+    others = [other for each in KINDS for other in ruleset.get(each, []) if other is not existing]
+    effort = _effort(rule)
+    if effort and effort + sum(map(_effort, others)) > MAX_EFFORT:
+        raise InvalidParam("An account's push rules may not look for so much in each message.")
     if existing is not None:
         rule["enabled"] = existing["enabled"]
         if before is None and after is None:
@@ -151,6 +158,21 @@ def _position_of(rules: list[JsonObject], rule_id: str) -> int:
 
 def _count_user_rules(ruleset: JsonObject) -> int:
     return sum(not rule["default"] for kind in KINDS for rule in ruleset.get(kind, []))
+
+
+def _effort(rule: JsonObject) -> int:
+    """Return what it costs to hold a rule against a long message, in no particular unit."""
+    if rule["default"]:
+        return 0
+    patterns = [rule["pattern"]] if "pattern" in rule else []
+    for condition in rule.get("conditions", []):
+        kind, key = condition["kind"], condition.get("key")
+        is_of_content = isinstance(key, str) and key.startswith("content")
+        if kind == "event_match" and is_of_content:
+            patterns.append(condition["pattern"])
+        elif kind in ("contains_display_name", "event_property_contains"):
+            patterns.append("")
+    return sum(32 + len(pattern) for pattern in patterns)
 
 
 def _check_rule_id(rule_id: str) -> None:
