@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.hashes import event_id_of
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
 from yizhan_testing.certificates import CertificateAuthority
@@ -299,3 +300,30 @@ async def test_an_event_that_claims_to_begin_a_room_is_refused(
     results = await guest.sends(claim, said)
     assert list(results[claim.event_id]) == ["error"]
     assert results[said.event_id] == {}
+
+
+async def test_who_is_banned_redacts_nothing_out_of_the_past(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="11")
+    mallory = f"@mallory:{peer.name}"
+    powers = {alice.user_id: 100, mallory: 60}
+    await alice.sets(room, "m.room.power_levels", {"users": powers})
+    said = await alice.says(room, "stays")
+    banned = await PeerInRoom.joins(peer, homeserver, room, "mallory")
+    accomplice = await PeerInRoom.joins(peer, homeserver, room, "oscar")
+    sent = accomplice.received()
+    await alice.post(path_of("/v3/rooms", room, "ban"), {"user_id": mallory})
+
+    async def is_told() -> None:
+        assert [event for event in sent if event.get("state_key") == mallory]
+
+    await until(alice, is_told)
+    # As if it had been before the ban, behind a gap.
+    redaction = banned.builds("m.room.redaction", {"redacts": said})
+    banned.gives_state()
+    ban = parse_pdu(sent[-1], accomplice.version)
+    after = accomplice.says("look", after=[ban, redaction])
+    assert await accomplice.sends(after) == {after.event_id: {}}
+    shown = await alice.get(path_of("/v3/rooms", room, "event", said))
+    assert shown["content"]["body"] == "stays"

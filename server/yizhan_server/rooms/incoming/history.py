@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from yizhan_database import Database, Transaction
 from yizhan_server.protocol.errors import AuthRuleRejection
 from yizhan_server.protocol.event import Pdu
-from yizhan_server.protocol.identifiers import EventID
+from yizhan_server.protocol.identifiers import EventID, server_name_of
 from yizhan_server.protocol.room_version import RoomVersion
 from yizhan_server.rooms.incoming.judgement import (
     CREATE,
@@ -208,6 +208,11 @@ class History:
         target = await find_remote_target(self._db, room, pdu, state)
         if target is None or target.event is None:
             return
+        if server_name_of(pdu.sender) != server_name_of(target.event.sender) and (
+            await _was_sent_away(room, pdu.sender)
+        ):
+            # Live, it would fail softly. Whoever tells of the past may have made it up just now.
+            return
         stored_events.mark_redacted(tx, target.event.nid)
         stored_events.append_redaction(tx, target=target.event_id, event=nid, applied=True)
         event_id, key = target.event_id, target.state_key
@@ -222,6 +227,12 @@ class History:
         for pdu in given.values():
             missing = [event_id for event_id in pdu.prev_events if event_id not in here]
             stored_edges.append_missing(tx, room.nid, missing, pdu.depth)
+
+
+async def _was_sent_away(room: Room, user_id: str) -> bool:
+    """Whether somebody is banned, or was removed by somebody else and has not come back."""
+    member = await room.state_event("m.room.member", user_id)
+    return member is not None and member.pdu.membership != "join" and member.pdu.sender != user_id
 
 
 def _authorising(
