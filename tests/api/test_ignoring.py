@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
+from yizhan_server.protocol.identifiers import UserID
 from yizhan_testing.homeserver import HomeserverInProcess, Person
 
 
@@ -63,3 +65,16 @@ async def test_mutual_rooms_are_those_of_both(
     assert (await bob.get("/v1/mutual_rooms", user_id="@none:test.example"))["joined"] == []
     for wrong in ("", f"?user_id={quote(bob.user_id)}", "?user_id=nobody"):
         assert (await bob.refused("GET", f"/v1/mutual_rooms{wrong}")).status == 400
+
+
+async def test_nothing_is_remembered_of_who_is_ignored_no_longer(
+    homeserver: HomeserverInProcess, alice: Person
+) -> None:
+    path = f"/v3/user/{quote(alice.user_id)}/account_data/m.ignored_user_list"
+    ignoring = homeserver.parts.services.ignoring
+    assert not await ignoring.ignored_by(UserID(alice.user_id))
+    for day in range(3):
+        users: dict[str, Any] = {f"@{day}-{number}:x.test": {} for number in range(10)}
+        await alice.put(path, {"ignored_users": users})
+    assert await ignoring.ignorers_of("@2-0:x.test") == {alice.user_id}
+    assert len(ignoring._ignorers) == 10

@@ -25,11 +25,14 @@ class Gateway:
 
     def __init__(self) -> None:
         self.url = ""
+        self.chatter = 0
+        """Bytes that its next answer holds beyond what is asked for."""
         self._told: asyncio.Queue[JsonObject] = asyncio.Queue()
 
     async def take(self, request: web.BaseRequest) -> web.Response:
         self._told.put_nowait((await request.json())["notification"])
-        return web.json_response({"rejected": []})
+        chatter, self.chatter = self.chatter, 0
+        return web.json_response({"rejected": [], "x": "x" * chatter})
 
     async def next(self) -> JsonObject:
         async with asyncio.timeout(20):
@@ -112,3 +115,21 @@ async def test_a_room_without_a_name_is_named_by_its_alias(
         await alice.says(room, "你好")
         told = await gateway.next()
         assert told["room_name"] == told["room_alias"] == f"#office:{homeserver.server_name}"
+
+
+async def test_a_gateway_that_answers_too_much_is_told_again(
+    tmp_path: Path, dialect: Dialect
+) -> None:
+    allowed = {"outbound.allow": ["127.0.0.1"]}
+    async with (
+        running_gateway() as gateway,
+        homeserver_in_process(tmp_path, dialect, **allowed) as homeserver,
+    ):
+        alice, bob = await homeserver.person("alice"), await homeserver.person("bob")
+        room = await alice.creates_room(preset="public_chat")
+        await bob.joins(room)
+        await subscribe(bob, gateway)
+        gateway.chatter = 70_000
+        said = await alice.says(room, "你好")
+        assert (await gateway.next())["event_id"] == said
+        assert (await gateway.next())["event_id"] == said

@@ -46,3 +46,13 @@ async def test_a_path_that_names_no_rule_is_refused(
 ) -> None:
     body: dict[str, Any] | None = {"actions": []} if method == "PUT" else None
     assert (await alice.refused(method, RULES + path, body)).status == status
+
+
+async def test_a_rule_that_could_not_be_shown_in_a_sync_is_refused(alice: Person) -> None:
+    deep: Any = 1
+    for _ in range(245):
+        deep = {"a": deep}
+    tweak = {"set_tweak": "x", "value": deep}
+    refused = await alice.refused("PUT", f"{RULES}/global/room/!a:b", {"actions": [tweak]})
+    assert refused.errcode == "M_BAD_JSON"
+    await alice.syncs()

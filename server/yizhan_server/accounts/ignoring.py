@@ -30,6 +30,7 @@ class Ignoring:
         self._lock = asyncio.Lock()
         self._ignored: dict[UserID, frozenset[str]] | None = None
         self._ignorers: dict[str, set[UserID]] = {}
+        self._changes = 0
 
     async def ignored_by(self, user_id: UserID) -> frozenset[str]:
         """Return whom a user ignores."""
@@ -42,17 +43,21 @@ class Ignoring:
 
     def changed(self, user_id: UserID, content: bytes | None) -> None:
         """Take note of a list that has just become durable; None when it is gone."""
+        self._changes += 1
         if self._ignored is not None:
             self._put(self._ignored, user_id, content)
 
     async def _loaded(self) -> dict[UserID, frozenset[str]]:
         async with self._lock:
             while self._ignored is None:
-                lists: dict[UserID, frozenset[str]] = {}
-                self._ignorers.clear()
-                for user_id, content in await storage.find_ignored_lists(self._db):
-                    self._put(lists, user_id, content)
-                self._ignored = lists
+                changes = self._changes
+                found = await storage.find_ignored_lists(self._db)
+                # What changed meanwhile may have been read as it was before.
+                if changes == self._changes:
+                    lists: dict[UserID, frozenset[str]] = {}
+                    for user_id, content in found:
+                        self._put(lists, user_id, content)
+                    self._ignored = lists
             return self._ignored
 
     def _put(
@@ -60,6 +65,8 @@ class Ignoring:
     ) -> None:
         for other in lists.pop(user_id, ()):
             self._ignorers[other].discard(user_id)
+            if not self._ignorers[other]:
+                del self._ignorers[other]
         users = None if content is None else orjson.loads(content).get("ignored_users")
         if isinstance(users, dict) and users:
             lists[user_id] = frozenset(users)

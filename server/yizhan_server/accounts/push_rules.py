@@ -17,7 +17,7 @@ import orjson
 from yizhan_database import GuardFailed, Transaction
 from yizhan_server.accounts.own_change import record_own_change
 from yizhan_server.protocol import push_rules as rules
-from yizhan_server.protocol.canonical_json import encode_canonical
+from yizhan_server.protocol.canonical_json import check_nesting, encode_canonical
 from yizhan_server.protocol.errors import MatrixError, NotFound
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.storage import account_data as storage
@@ -145,7 +145,9 @@ class PushRules:
     async def _change(self, user_id: UserID, change: Callable[[Ruleset], Ruleset]) -> None:
         for _ in range(_ATTEMPTS):
             stored = await storage.find_push_rules(self._db, user_id)
-            encoded = encode_canonical(change(_ruleset(user_id, stored)))
+            changed = change(_ruleset(user_id, stored))
+            check_nesting(changed)
+            encoded = encode_canonical(changed)
             if len(encoded) > MAX_RULESET_BYTES:
                 raise MatrixError(400, "M_TOO_LARGE", "The push rules are too large")
             tx = Transaction()

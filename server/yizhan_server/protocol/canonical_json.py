@@ -100,6 +100,22 @@ def check_strict(value: JsonValue) -> None:
         level = below
 
 
+def check_nesting(value: JsonValue) -> None:
+    """Raise NotCanonical for what could be stored, but not be served a few levels deeper."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        below: list[JsonValue] = []
+        for part in level:
+            if isinstance(part, dict):
+                below.extend(part.values())
+            elif isinstance(part, list):
+                below.extend(part)
+        if not below:
+            return
+        level = below
+    raise NotCanonical(f"JSON nested deeper than {MAX_NESTING} levels")
+
+
 def holds_nul(value: JsonValue) -> bool:
     """Tell whether a string anywhere in `value` holds NUL, which no column of text can store."""
     level = [value]

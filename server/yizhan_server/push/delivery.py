@@ -15,12 +15,13 @@ from collections.abc import Iterable
 import aiohttp
 import orjson
 
-from yizhan_config.outbound import OutboundRefused, OutboundSession, read_bounded
+from yizhan_config.outbound import OutboundRefused, OutboundSession, ResponseTooLarge, read_bounded
 from yizhan_config.tasks import Background
 from yizhan_database import Database, Transaction
 from yizhan_server.accounts.pushers import Pushers
 from yizhan_server.clock import Clock
 from yizhan_server.ephemeral.unread import UnreadCounts
+from yizhan_server.protocol.canonical_json import encode_any
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.push.notification import JsonObject, Subject, make_badge, make_notification
 from yizhan_server.rooms.registry import Rooms
@@ -220,7 +221,7 @@ class PushDelivery:
 
     async def _deliver(self, key: tuple[str, str, str], pusher: Pusher, body: JsonObject) -> bool:
         """Send a body; False when the gateway rejects the pushkey, which ends the pusher."""
-        rejected = await self._post(orjson.loads(pusher.data)["url"], orjson.dumps(body))
+        rejected = await self._post(orjson.loads(pusher.data)["url"], encode_any(body))
         if pusher.pushkey not in rejected:
             return True
         user_id = UserID(key[0])
@@ -299,7 +300,9 @@ class PushDelivery:
                 extra={"gateway": gateway, "why": str(refused)},
             )
             raise GatewayFailed(LONGEST_DELAY_S) from None
-        except (TimeoutError, aiohttp.ClientError, OSError, orjson.JSONDecodeError) as error:
+        except (
+            TimeoutError, aiohttp.ClientError, OSError, orjson.JSONDecodeError, ResponseTooLarge
+        ) as error:  # fmt: skip
             log.warning(
                 "push gateway failed", extra={"gateway": gateway, "error": type(error).__name__}
             )

@@ -25,10 +25,9 @@ from yizhan_database import (
 from yizhan_server.clock import Clock
 from yizhan_server.protocol.auth_events import auth_types_for_event
 from yizhan_server.protocol.auth_rules import check_auth
-from yizhan_server.protocol.canonical_json import MAX_NESTING
+from yizhan_server.protocol.canonical_json import check_nesting
 from yizhan_server.protocol.errors import (
     AuthRuleRejection,
-    BadJson,
     Forbidden,
     InvalidParam,
     MatrixError,
@@ -373,7 +372,8 @@ class EventWriter:
         ):
             raise InvalidParam("A room cannot be replaced by itself")
         if not room.version.strict_canonical_json:
-            _check_nesting(draft.content)
+            # Rooms of old versions allow any depth.
+            check_nesting(draft.content)
         auth_state: dict[StateKey, Pdu] = {}
         for key in auth_types_for_event(
             draft.type, draft.sender, draft.state_key, draft.content, room.version
@@ -432,22 +432,6 @@ class EventWriter:
         for pdu in (await stored_events.pdus_by_nid(self._db, missing, version)).values():
             hashes[pdu.event_id] = reference_hash(pdu.raw, version)
         return hashes
-
-
-def _check_nesting(content: dict[str, Any]) -> None:
-    """Refuse what could be stored but not be served: rooms of old versions allow any depth."""
-    level: list[Any] = [content]
-    for _ in range(MAX_NESTING):
-        below: list[Any] = []
-        for part in level:
-            if isinstance(part, dict):
-                below.extend(part.values())
-            elif isinstance(part, list):
-                below.extend(part)
-        if not below:
-            return
-        level = below
-    raise BadJson(f"JSON nested deeper than {MAX_NESTING} levels")
 
 
 def _check_auth(pdu: Pdu, auth_state: dict[StateKey, Pdu], version: RoomVersion) -> None:
