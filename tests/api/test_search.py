@@ -215,3 +215,20 @@ async def test_a_room_is_searched_with_what_it_replaced(alice: Person) -> None:
     await alice.says(new, "message 2")
     assert await bodies(alice, "message", filter={"rooms": [new]}) == ["message 2", "message 1"]
     assert await bodies(alice, "message", filter={"rooms": [old]}) == ["message 1"]
+
+
+async def test_what_a_search_counts_is_what_may_be_seen(alice: Person, bob: Person) -> None:
+    async def counts(person: Person, order_by: str, limit: int) -> Any:
+        found = await searches(person, "layoffs", order_by=order_by, filter={"limit": limit})
+        return found["count"]
+
+    room = await alice.creates_room(invite=[bob])
+    await bob.joins(room)
+    for number in range(3):
+        await alice.says(room, f"layoffs {number}")
+    await bob.leaves(room)
+    await alice.says(room, "layoffs in May")
+    for order_by in ("rank", "recent"):
+        for limit in (1, 10):
+            assert await counts(bob, order_by, limit) == 3
+            assert await counts(alice, order_by, limit) == 4

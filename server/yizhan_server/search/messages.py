@@ -42,7 +42,7 @@ PAGE = 200
 MAX_SCANNED = 5000
 """Matches looked at for one answer; a page that ends there has a token all the same."""
 RANKED = 1000
-MAX_COUNT = 1000
+MAX_COUNT = RANKED
 MAX_ROOMS = 5000
 TOP = 2**62
 
@@ -102,6 +102,8 @@ class _Hit:
 class _Found:
     hits: list[_Hit]
     token: str | None
+    count: int | None
+    """Of all hits, up to `MAX_COUNT`, if that is known by the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +150,14 @@ class MessageSearch:
         user_id = requester.user_id
         readable = await self._readable_rooms(user_id, criteria.wanted)
         phrases = phrases_of(criteria.term)
-        found, count = _Found([], None), 0
+        found, count = _Found([], None, 0), 0
         if readable and phrases:
             scope = _Scope(criteria, readable, phrases, await self._ignoring.ignored_by(user_id))
             found = await self._page(scope, start)
-            count = await storage.count_matches(self._db, phrases, readable, MAX_COUNT)
+            # Not what the index has: it knows of words that were said when the reader was away.
+            count = found.count
+            if count is None:
+                count = len((await self._collect(scope, TOP, MAX_COUNT))[0])
         answer: dict[str, Any] = {
             "count": count,
             "highlights": words_of(criteria.term),
@@ -212,13 +217,16 @@ class MessageSearch:
         limit = scope.criteria.limit
         if not scope.criteria.by_rank:
             hits, below = await self._collect(scope, start.below, limit)
-            return _Found(hits, None if below is None else f"r{below}")
+            is_all = start.below == TOP and below is None
+            return _Found(
+                hits, None if below is None else f"r{below}", len(hits) if is_all else None
+            )
         hits, _ = await self._collect(scope, start.below, RANKED)
         top = hits[0].nid + 1 if start.below == TOP and hits else start.below
         hits.sort(key=lambda hit: (-hit.rank, -hit.nid))
         page = hits[start.skip : start.skip + limit]
         token = f"k{top}_{start.skip + limit}" if len(page) == limit else None
-        return _Found(page, token)
+        return _Found(page, token, len(hits) if start.below == TOP else None)
 
     async def _collect(
         self, scope: _Scope, below: int, limit: int

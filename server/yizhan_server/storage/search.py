@@ -70,29 +70,6 @@ async def matching_events(
     return [_match(row) for row in rows]
 
 
-async def count_matches(
-    db: Database, phrases: Phrases, rooms: Collection[int], at_most: int
-) -> int:
-    """Return how many events match, counting no further than `at_most`."""
-    if db.dialect == "sqlite":
-        row = await db.row(
-            "SELECT count(*) FROM (SELECT 1 FROM search_text WHERE search_text MATCH ? LIMIT ?)"
-            f" {_INDEXED}",
-            _sqlite_query(phrases, rooms), at_most,
-        )  # fmt: skip
-    else:
-        row = await db.row(
-            *in_list(
-                "SELECT count(*) FROM (SELECT 1 FROM search_text AS s"
-                " WHERE s.body @@ CAST(CAST(? AS TEXT) AS TSQUERY) AND s.room IN (??) LIMIT ?)"
-                " AS found",
-                _postgresql_query(phrases), rooms, at_most,
-            )
-        )  # fmt: skip
-    assert row is not None, "an aggregate has one row"
-    return int(row[0])
-
-
 async def edits_of(db: Database, event_id: str) -> list[StoredEvent]:
     """Return the events that replace an event, the last one first."""
     rows = await db.rows(
