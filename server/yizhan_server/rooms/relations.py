@@ -24,6 +24,9 @@ THREAD = "m.thread"
 REPLACE = "m.replace"
 REFERENCE = "m.reference"
 BUNDLED = (THREAD, REPLACE, REFERENCE)
+MAX_REPLIES = 100
+"""Of a thread, looked at for one that its reader may see."""
+
 MAX_HOPS = 3
 """How far `recurse` follows relations of relations."""
 
@@ -157,11 +160,14 @@ class Relations:
 
     async def _thread(self, readable: ReadableRoom, target: StoredEvent) -> object | None:
         summary = await stored_relations.thread_summary(
-            self._db, readable.room.nid, target.event_id, readable.user_id
+            self._db, readable.room.nid, target.event_id, readable.user_id, readable.upto
         )
         if summary is None:
             return None
-        newest = await self._without_erased(readable, summary.latest)
+        found = await self._latest_visible(readable, target, summary.latest)
+        if found is None:
+            return None
+        newest = await self._without_erased(readable, found)
         latest = parse_roughly(event_bytes(newest, readable.room))
         nested = await self._replacement(readable, newest)
         if nested is not None:
@@ -173,6 +179,19 @@ class Relations:
                 summary.participated or target.sender == readable.user_id
             ),
         }
+
+    async def _latest_visible(
+        self, readable: ReadableRoom, root: StoredEvent, latest: StoredEvent
+    ) -> StoredEvent | None:
+        """Return the newest reply that the reader may see: who was away has not seen the others."""
+        if await self._access.visible(readable, [latest]):
+            return latest
+        earlier = await stored_relations.related(
+            self._db, readable.room.nid, root.event_id, rel_type=THREAD, event_type=None,
+            after=BEGINNING, before=latest.pos, backwards=True, limit=MAX_REPLIES, hops=1,
+        )  # fmt: skip
+        visible = await self._access.visible(readable, earlier)
+        return visible[0] if visible else None
 
     async def _without_erased(self, readable: ReadableRoom, event: StoredEvent) -> StoredEvent:
         memberships = await self._access.membership_at(readable, [event])

@@ -91,13 +91,18 @@ async def latest_replacement(db: Database, room: int, target: StoredEvent) -> St
     return None if row is None else event_from(row)
 
 
-async def thread_summary(db: Database, room: int, root: str, user_id: str) -> ThreadSummary | None:
-    """Return the newest reply, the number of replies, and whether the user wrote one."""
+async def thread_summary(
+    db: Database, room: int, root: str, user_id: str, upto: int
+) -> ThreadSummary | None:
+    """Return the newest reply, the number of replies, and whether the user wrote one.
+
+    As of the stream position `upto`.
+    """
     row = await db.row(
         "SELECT count(*), max(pos), max(CASE WHEN sender = ? THEN 1 ELSE 0 END) FROM event"
-        " WHERE rel_to = ? AND rel_type = 'm.thread' AND room = ? AND pos IS NOT NULL"
+        " WHERE rel_to = ? AND rel_type = 'm.thread' AND room = ? AND pos <= ?"
         f" AND flags & {HIDDEN} = 0",
-        user_id, root, room,
+        user_id, root, room, upto,
     )  # fmt: skip
     if row is None or not row[0]:
         return None
