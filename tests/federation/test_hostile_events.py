@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from yizhan_server.protocol.canonical_json import encode_lenient
 from yizhan_server.protocol.identifiers import EventID
+from yizhan_server.protocol.signing import hash_and_sign_event
 from yizhan_testing.peer_in_room import PeerInRoom, joined
 
 if TYPE_CHECKING:
@@ -298,17 +299,24 @@ async def test_what_is_nested_beyond_reason_stops_nothing_else_of_the_transactio
     content = dict.fromkeys(
         ("user_id", "push", "sender", "messages", "keys", "master_key", "!room:a.test"), deep
     )
+    # As a server makes it that does not look: a state event, which every answer shows again.
+    raw = {**mallory.event("m.room.member", {"membership": "join"}, mallory.user_id).raw}
+    raw["content"] = {**raw["content"], "deep": deep}
+    joining = hash_and_sign_event(raw, mallory.version, peer.name, peer.key)
     body = {
         "origin": peer.name,
         "origin_server_ts": 1,
         "pdus": [{"room_id": room, "x": deep}, {"room_id": "!x:a.test", "x": deep},
-                 mallory.event("m.deep", {"deep": deep}).raw, said.raw],
+                 joining, said.raw],
         "edus": [{"edu_type": kind, "content": content} for kind in kinds],
     }  # fmt: skip
     uri = f"/_matrix/federation/v1/send/deep{depth}"
     answer = await peer.asks(homeserver, "PUT", uri, body, body=encode_lenient(body))
     assert answer.status == 200, answer.content
     assert said.event_id in (await everything(alice, room))[1]
+    path = f"/v3/rooms/{quote(room, safe='')}"
+    await alice.post(f"{path}/kick", {"user_id": mallory.user_id})
+    await everything(alice, room)
     await alice.syncs()
 
 

@@ -12,6 +12,7 @@ from yizhan_server.protocol.canonical_json import (
     MAX_INTEGER,
     MAX_NESTING,
     NotCanonical,
+    check_nesting,
     check_strict,
     encode_canonical,
     encode_lenient,
@@ -106,6 +107,9 @@ def test_strict_allows_just_so_much_nesting_and_what_it_allows_can_be_encoded() 
         encode_canonical(nested(1000))
     with pytest.raises(NotCanonical):
         encode_lenient(nested(100_000))
+    check_nesting(nested(MAX_NESTING))
+    with pytest.raises(NotCanonical):
+        check_nesting(nested(MAX_NESTING + 1))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from yizhan_server.protocol.canonical_json import (
     JsonObject,
     JsonValue,
     NotCanonical,
+    check_nesting,
     check_strict,
 )
 from yizhan_server.protocol.errors import TooLarge
@@ -106,6 +107,8 @@ def parse_pdu(raw: JsonValue, version: RoomVersion) -> Pdu:
     try:
         if version.strict_canonical_json:
             check_strict(raw)
+        else:
+            check_nesting(raw)
         if len(encode_for_hash(raw, version)) > MAX_PDU_BYTES:
             raise InvalidPdu("an event is not longer than 65536 bytes")
         _check_common_fields(raw, version)
@@ -176,8 +179,11 @@ def build_pdu(
     Raises TooLarge, NotCanonical (content), InvalidPdu (a type, state key or reference that no
     room version allows).
     """
+    # As a part of the event: who receives it counts that level, too.
     if version.strict_canonical_json:
-        check_strict(content)
+        check_strict([content])
+    else:
+        check_nesting([content])
     raw: JsonObject = {
         "type": type,
         "sender": sender,

@@ -25,7 +25,6 @@ from yizhan_database import (
 from yizhan_server.clock import Clock
 from yizhan_server.protocol.auth_events import auth_types_for_event
 from yizhan_server.protocol.auth_rules import check_auth
-from yizhan_server.protocol.canonical_json import check_nesting
 from yizhan_server.protocol.errors import (
     AuthRuleRejection,
     Forbidden,
@@ -371,9 +370,6 @@ class EventWriter:
             and draft.content.get("replacement_room") == room.room_id
         ):
             raise InvalidParam("A room cannot be replaced by itself")
-        if not room.version.strict_canonical_json:
-            # Rooms of old versions allow any depth.
-            check_nesting(draft.content)
         auth_state: dict[StateKey, Pdu] = {}
         for key in auth_types_for_event(
             draft.type, draft.sender, draft.state_key, draft.content, room.version

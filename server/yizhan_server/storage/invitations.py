@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from yizhan_database import Database, Transaction
+from yizhan_server.protocol.canonical_json import encode_any, parse_roughly
 
 
 def replace_state(tx: Transaction, room: int, user_id: str, state: list[dict[str, Any]]) -> None:
@@ -14,7 +13,7 @@ def replace_state(tx: Transaction, room: int, user_id: str, state: list[dict[str
     tx.execute(
         "INSERT INTO invitation_state (room, user_id, state) VALUES (?, ?, ?)"
         " ON CONFLICT (room, user_id) DO UPDATE SET state = excluded.state",
-        room, user_id, orjson.dumps(state),
+        room, user_id, encode_any(state),
     )  # fmt: skip
 
 
@@ -35,5 +34,5 @@ async def find_state(db: Database, room: int, user_id: str) -> list[dict[str, An
     )
     if row is None:
         return None
-    state: list[dict[str, Any]] = orjson.loads(row[0])
+    state: list[dict[str, Any]] = parse_roughly(row[0])
     return state

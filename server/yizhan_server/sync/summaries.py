@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from yizhan_database import Database
+from yizhan_server.protocol.canonical_json import encode_any
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.room import Room
@@ -58,7 +61,8 @@ def _stripped(pdu: Pdu, *, is_own: bool) -> JsonObject:
         "type": pdu.type,
         "sender": pdu.sender,
         "state_key": pdu.state_key,
-        "content": pdu.content,
+        # Rooms of versions 1 to 5 may hold integers that no other encoder spells.
+        "content": orjson.Fragment(encode_any(pdu.content)),
     }
     if is_own:
         # Not in the stripped form, but what clients order their invitations by.

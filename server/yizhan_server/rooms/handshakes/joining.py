@@ -27,7 +27,7 @@ from yizhan_server.federation_client.errors import (
 )
 from yizhan_server.federation_client.events import EventRequests
 from yizhan_server.federation_client.rooms import RoomRequests, SentJoin, Template
-from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.canonical_json import JsonObject, NotCanonical, check_nesting
 from yizhan_server.protocol.errors import AuthRuleRejection, MatrixError
 from yizhan_server.protocol.event import InvalidPdu, Pdu, parse_pdu
 from yizhan_server.protocol.hashes import reference_hash, unpadded_base64
@@ -329,11 +329,20 @@ def shown_state(raws: Sequence[RawPdu | JsonObject], version: RoomVersion) -> li
             and isinstance(sender, str)
             and isinstance(content, dict)
             and isinstance(state_key, str)
+            and _can_be_shown(content)
         ):
             shown.append(
                 {"type": kind, "sender": sender, "state_key": state_key, "content": content}
             )
     return shown
+
+
+def _can_be_shown(content: JsonObject) -> bool:
+    try:
+        check_nesting(content)
+    except NotCanonical:
+        return False
+    return True
 
 
 def _version(server: ServerName, template: Template) -> RoomVersion:
