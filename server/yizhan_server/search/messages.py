@@ -150,16 +150,15 @@ class MessageSearch:
         user_id = requester.user_id
         readable = await self._readable_rooms(user_id, criteria.wanted)
         phrases = phrases_of(criteria.term)
-        found, count = _Found([], None, 0), 0
+        found = _Found([], None, 0)
         if readable and phrases:
             scope = _Scope(criteria, readable, phrases, await self._ignoring.ignored_by(user_id))
             found = await self._page(scope, start)
             # Not what the index has: it knows of words that were said when the reader was away.
-            count = found.count
-            if count is None:
-                count = len((await self._collect(scope, TOP, MAX_COUNT))[0])
+            if found.count is None:
+                found.count = len((await self._collect(scope, TOP, MAX_COUNT))[0])
         answer: dict[str, Any] = {
-            "count": count,
+            "count": found.count,
             "highlights": words_of(criteria.term),
             "results": [await self._result(requester, criteria, hit) for hit in found.hits],
         }
