@@ -1,6 +1,7 @@
 """Hashes and signatures: the specification's vectors, and the reference packages."""
 
 import json
+import time
 from base64 import b64encode, urlsafe_b64encode
 from copy import deepcopy
 from typing import Any
@@ -315,6 +316,19 @@ def test_any_listed_key_may_have_signed_an_invitation() -> None:
     assert not is_signed_by_any({**signed, "mxid": "@c:d"}, [right])
     assert not is_signed_by_any({"mxid": "@a:b", "signatures": "none"}, [right])
     assert not is_signed_by_any({**signed, "huge": 2**70}, [right])  # from a room of version 1
+
+
+def test_hundreds_of_signatures_and_keys_are_not_all_tried() -> None:
+    signed = sign_json({"mxid": "@a:b", "token": "t"}, "a.test", KEY)
+    (right,) = signed["signatures"]["a.test"].values()
+    others = {f"ed25519:{n}": right[:-4] + f"{n:04}"[:4] for n in range(500)}
+    keys = [SigningKey.generate(f"x{n}").verify_key.to_base64() for n in range(1000)]
+    many = {**signed, "signatures": {"a.test": others}}
+    began = time.monotonic()
+    assert not is_signed_by_any(many, keys)
+    assert time.monotonic() - began < 5
+    twice = {**signed, "signatures": {"b.test": {"ed25519:x": right}, **signed["signatures"]}}
+    assert is_signed_by_any(twice, [*keys[:1] * 2000, KEY.verify_key.to_base64()])
 
 
 @pytest.mark.parametrize("version", ALL_VERSIONS)

@@ -40,6 +40,9 @@ MAX_INVITES = 100
 """That one binding may turn into invitations. Whoever calls need not have signed anything, and for
 rooms that are not here another server is asked each time."""
 
+MAX_KEYS = 10
+"""Of one announcement; identity servers have two, and each signature is tried with each."""
+
 
 class ThirdPartyInvites:
     """Invites by address."""
@@ -216,7 +219,7 @@ class ThirdPartyInvites:
         """Whether a key of the announcement signed this that its server still stands by."""
         listed = announced.get("public_keys")
         entries = [announced, *(listed if isinstance(listed, list) else [])]
-        for entry in entries:
+        for entry in entries[:MAX_KEYS]:
             key = entry.get("public_key") if isinstance(entry, dict) else None
             if not isinstance(key, str) or not is_signed_by_any(signed, [key]):
                 continue

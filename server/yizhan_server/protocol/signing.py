@@ -9,6 +9,7 @@ Spec: appendices, "Signing JSON"; server-server API, "Signing Events".
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice, product
 
 from nacl.bindings import crypto_sign, crypto_sign_BYTES, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import BadSignatureError
@@ -29,6 +30,8 @@ from yizhan_server.protocol.room_version import EventIdFormat, RoomVersion
 _SEED_BYTES = 32
 _PUBLIC_KEY_BYTES = 32
 _KEY_VERSION = re.compile(r"[a-zA-Z0-9_]+")
+MAX_TRIALS = 1000
+"""Pairs of a signature and a key, of which it is not said that they belong together."""
 _NOT_SIGNED = frozenset(("signatures", "unsigned"))
 
 
@@ -193,27 +196,33 @@ def has_signature_by(raw: JsonObject, name: str) -> bool:
 
 
 def is_signed_by_any(obj: JsonObject, public_keys: Iterable[str]) -> bool:
-    """Tell whether any signature in `obj`, of whatever entity, is by one of the keys (base64)."""
-    keys = []
-    for text in public_keys:
-        try:
-            keys.append(VerifyKey.from_base64("ed25519:any", text))
-        except InvalidKey:
-            continue
+    """Tell whether any signature in `obj`, of whatever entity, is by one of the keys (base64).
+
+    At most MAX_TRIALS are tried: an event has room for hundreds of either, which would take a
+    minute.
+    """
     try:
         signed = encode_transient({k: v for k, v in obj.items() if k not in _NOT_SIGNED})
     except NotCanonical:
         return False
     signatures = obj.get("signatures")
-    for name in signatures if isinstance(signatures, dict) else ():
-        for _, signature in _signatures_of(obj, name):
-            for key in keys:
-                try:
-                    key.check(_decode_signature(signature), signed)
-                except InvalidSignature:
-                    continue
-                return True
-    return False
+    given = [
+        signature
+        for name in (signatures if isinstance(signatures, dict) else ())
+        for _, signature in _signatures_of(obj, name)
+    ]
+    # Each once: were many the same, the first of the others would not be tried.
+    trials = product(dict.fromkeys(given), dict.fromkeys(public_keys))
+    return any(_is_by(key, signature, signed) for signature, key in islice(trials, MAX_TRIALS))
+
+
+def _is_by(public_key: str, signature: str, signed: bytes) -> bool:
+    try:
+        key = VerifyKey.from_base64("ed25519:any", public_key)
+        key.check(_decode_signature(signature), signed)
+    except (InvalidKey, InvalidSignature):
+        return False
+    return True
 
 
 def required_signers(raw: JsonObject, version: RoomVersion) -> frozenset[ServerName]:
