@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
 from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.hashes import event_id_of
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
+from yizhan_server.rooms import serving_events
 from yizhan_testing.certificates import CertificateAuthority
 from yizhan_testing.homeserver import HomeserverInProcess, Person, homeserver_in_process
 from yizhan_testing.peer import Peer, federating
@@ -83,6 +86,20 @@ async def test_a_rejected_event_is_dealt_with_and_never_seen(
         path = path_of(f"{V1}/{kind}", room) + f"?event_id={quote(rejected.event_id)}"
         answered = await peer.asks(homeserver, "GET", path)
         assert (answered.status, answered.errcode) == (404, "M_NOT_FOUND")
+
+
+async def test_nobody_is_led_through_rejected_events_without_end(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    for name in "abcde":
+        await guest.sends(guest.builds("m.room.name", {"name": name}, ""))
+    path = f"{path_of(f'{V1}/backfill', room)}?v={quote(guest.last[0].event_id)}&limit=1"
+    (last,) = (await peer.asks(homeserver, "GET", path)).json["pdus"]
+    assert last["state_key"] == guest.user_id
+    monkeypatch.setattr(serving_events, "MAX_WALKED", 4)
+    assert (await peer.asks(homeserver, "GET", path)).json["pdus"] == []
 
 
 async def test_an_auth_event_of_another_room_authorises_nothing(

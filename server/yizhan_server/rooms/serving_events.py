@@ -24,6 +24,8 @@ from yizhan_server.storage.state import Point
 
 MAX_BACKFILL = 100
 MAX_MISSING = 20
+MAX_WALKED = 2000
+"""Events looked at for one answer; rejected ones are no part of it, and may be any number."""
 MAX_CHAIN = 100_000
 MAX_PAGES_BY_TIME = 50
 
@@ -155,7 +157,7 @@ class ServingEvents:
                 heappush(queue, (-each.pdu.depth, -(each.pos or 0), event_id))
 
         enqueue(await self._known(room, start))
-        while queue and len(found) < limit:
+        while queue and len(found) < limit and len(queued) < MAX_WALKED:
             each = queued[heappop(queue)[2]]
             if not each.flags & REJECTED:
                 found.append(each)
