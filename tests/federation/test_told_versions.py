@@ -69,6 +69,18 @@ async def test_an_invitation_with_proof_holds_against_one_with_another_version(
     assert found["invite_state"]["events"]
 
 
+async def test_what_is_shown_of_an_invitation_has_the_form_that_clients_expect(
+    homeserver: HomeserverInProcess, peer: Peer, bob: Person
+) -> None:
+    room_id = f"!odd:{peer.name}"
+    name = {"type": "m.room.name", "state_key": "", "content": {"name": "odd"}}
+    good = {**name, "sender": f"@owner:{peer.name}"}
+    odd = [{**name, "sender": sender} for sender in ("nobody", 1, "", room_id)]
+    assert (await invites(peer, homeserver, room_id, bob, "11", [*odd, good])).status == 200
+    shown = (await bob.syncs()).room(room_id, "invite")["invite_state"]["events"]
+    assert [event for event in shown if event["type"] == "m.room.name"] == [good]
+
+
 async def test_nobody_takes_the_id_of_an_event_that_has_yet_to_come(
     homeserver: HomeserverInProcess, peer: Peer, alice: Person, bob: Person
 ) -> None:

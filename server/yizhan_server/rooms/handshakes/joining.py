@@ -31,7 +31,14 @@ from yizhan_server.protocol.canonical_json import JsonObject, NotCanonical, chec
 from yizhan_server.protocol.errors import AuthRuleRejection, MatrixError
 from yizhan_server.protocol.event import InvalidPdu, Pdu, parse_pdu
 from yizhan_server.protocol.hashes import reference_hash, unpadded_base64
-from yizhan_server.protocol.identifiers import EventID, RoomID, ServerName, UserID, server_name_of
+from yizhan_server.protocol.identifiers import (
+    EventID,
+    RoomID,
+    ServerName,
+    UserID,
+    is_user_id,
+    server_name_of,
+)
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat, RoomVersion
 from yizhan_server.protocol.signing import SigningKey, hash_and_sign_event
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
@@ -50,6 +57,9 @@ log = logging.getLogger(__name__)
 
 MAX_SERVERS = 10
 """Servers that are asked before a person is told that it does not work."""
+
+MAX_SHOWN = 100
+"""State events that come with an invitation or knock; a dozen are usual."""
 
 FROM_TEMPLATE = ("room_id", "depth", "prev_events", "auth_events")
 
@@ -317,7 +327,7 @@ def shown_state(raws: Sequence[RawPdu | JsonObject], version: RoomVersion) -> li
     Older servers send stripped events, others whole ones; nothing of it is believed.
     """
     shown = []
-    for raw in raws:
+    for raw in raws[:MAX_SHOWN]:
         try:
             event = read_pdu(raw, version) if isinstance(raw, RawPdu) else raw
         except InvalidPdu:
@@ -326,7 +336,7 @@ def shown_state(raws: Sequence[RawPdu | JsonObject], version: RoomVersion) -> li
         state_key = event.get("state_key")
         if (
             isinstance(kind, str)
-            and isinstance(sender, str)
+            and is_user_id(sender)
             and isinstance(content, dict)
             and isinstance(state_key, str)
             and _can_be_shown(content)
