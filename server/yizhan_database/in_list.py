@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .transaction import Pos
@@ -27,27 +28,29 @@ def in_list(sql: str, *args: Value | Pos | Collection[Value]) -> tuple[Any, ...]
     before). Lists are padded to a power of two with their last value, so that few different
     statements are prepared. ValueError above 30,000 values in all.
     """
-    parts = sql.split("??")
-    pieces = [parts[0]]
     flat: list[Any] = []
-    used = 0
+    sizes: list[int] = []
     for arg in args:
         if arg is None or isinstance(arg, (int, float, str, bytes, Pos)):
             flat.append(arg)
             continue
-        used += 1
-        if used == len(parts):
-            break
         values: list[Any] = list(arg) or [None]
         size = 1 << (len(values) - 1).bit_length()
         if size > MAX_LIST_ARGUMENTS:
             size = len(values)
-        values += values[-1:] * (size - len(values))
         flat += values
-        pieces.append(",".join("?" * size))
-        pieces.append(parts[used])
-    if used != len(parts) - 1:
-        raise ValueError(f"the statement and its lists do not fit: {sql}")
+        flat += values[-1:] * (size - len(values))
+        sizes.append(size)
     if len(flat) > MAX_LIST_ARGUMENTS:
         raise ValueError(f"{len(flat)} values are too many for one statement; read in portions")
-    return ("".join(pieces), *flat)
+    return (_statement(sql, *sizes), *flat)
+
+
+@lru_cache(2000)
+def _statement(sql: str, *sizes: int) -> str:
+    first, *rest = sql.split("??")
+    if len(rest) != len(sizes):
+        raise ValueError(f"the statement and its lists do not fit: {sql}")
+    return first + "".join(
+        ",".join("?" * size) + part for size, part in zip(sizes, rest, strict=True)
+    )
