@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -202,3 +203,13 @@ def test_texts_of_strangers_are_bounded() -> None:
     page = "<title>" + "长\u202e" * 100_000 + "</title>"
     assert read_head(page)["og:title"] == "长" * 1000
     assert read_head("<" * 10_000 + "<title x='" + "&" * 10_000) == {}
+
+
+async def test_pages_that_never_end_take_no_time(alice: Person, site: Site) -> None:
+    begun = time.perf_counter()
+    texts = ("<a ", "<a/", '<a a="', "<meta a=", "<!--", "<?", "a<", "<![<")
+    for number, text in enumerate(texts):
+        page = "<title>通知</title>" + text * (400_000 // len(text))
+        assert (await preview(alice, site.puts(f"/{number}", page)))["og:title"] == "通知"
+        read_head("<title>" + text * (400_000 // len(text)))
+    assert time.perf_counter() - begun < 10

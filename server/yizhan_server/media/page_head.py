@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from contextlib import suppress
 from html.parser import HTMLParser
 from typing import Final
 
@@ -61,11 +62,10 @@ _NOT_TEXT = frozenset(
 def read_head(page: str) -> dict[str, str]:
     """Return the OpenGraph properties of a page; its title and description stand in for them."""
     parser = _Head()
-    try:
+    # Not closed: what never ends would be gone through anew from each of its characters. And what
+    # the parser cannot make sense of ends the head, too.
+    with suppress(_EndOfHead, AssertionError):
         parser.feed(page)
-        parser.close()
-    except _EndOfHead:
-        pass
     found = {**parser.standing_in, **parser.properties}
     title = _text("".join(parser.title))
     if title:
@@ -83,6 +83,7 @@ class _Head(HTMLParser):
         self.properties: dict[str, str] = {}
         self.standing_in: dict[str, str] = {}
         self.title: list[str] = []
+        self._title_length = 0
         self._in_title = False
         self._titled = False
 
@@ -110,8 +111,9 @@ class _Head(HTMLParser):
 
     @override
     def handle_data(self, data: str) -> None:
-        if self._in_title and sum(map(len, self.title)) < MAX_TEXT:
+        if self._in_title and self._title_length < MAX_TEXT:
             self.title.append(data)
+            self._title_length += len(data)
 
 
 def _text(text: str) -> str:
