@@ -169,10 +169,12 @@ class SystemResolver(AbstractResolver):
     """Asks the system's resolver in threads of its own.
 
     The loop's own getaddrinfo shares few threads (uvloop: four) with everything else, so that a
-    handful of names whose servers never answer would stop every look-up of the process.
+    handful of names whose servers never answer would stop every look-up of the process. Of these
+    threads there are more than names that strangers can have looked up at once; they are started
+    when they are needed.
     """
 
-    def __init__(self, threads: int = 32) -> None:
+    def __init__(self, threads: int = 256) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="name-lookup")
 
     @override
