@@ -6,7 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from aiohttp import web
 
+from yizhan_server.e2ee import remote_keys
 from yizhan_server.federation import outbox
 from yizhan_testing.homeserver import homeserver_in_process
 from yizhan_testing.media import fetches, file_of
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
-    from aiohttp import web
 
     from yizhan_testing.certificates import CertificateAuthority
     from yizhan_testing.databases import Dialect
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 JsonObject = dict[str, Any]
 CLAIM = "/_matrix/federation/v1/user/keys/claim"
+DEVICES = "/_matrix/federation/v1/user/devices/"
 DOWNLOAD = "/_matrix/federation/v1/media/download"
 MANY = 60
 
@@ -125,3 +127,37 @@ async def test_files_are_fetched_while_another_server_lets_everybody_wait(
                     assert await reads(quick.name, 1) == b"at once"
                 enough.set()
             assert {each.result() for each in late} == {b"late"}
+
+
+async def test_more_missed_people_than_are_remembered_hinder_no_question(
+    homeserver: HomeserverInProcess, alice: Person, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_keys, "MAX_MISSED", 1)
+    enough = asyncio.Event()
+
+    async def waits(_: web.BaseRequest) -> web.Response:
+        await enough.wait()
+        return web.Response(status=502)
+
+    room = await alice.creates_room(preset="public_chat")
+    names = [(await joined(peer, homeserver, room, each)).user_id for each in ("eve", "mallory")]
+    peer.handlers_below[DEVICES] = waits
+
+    async def is_missed(user_id: str) -> None:
+        wanted = {"device_keys": {user_id: []}, "timeout": 100}
+        assert (await alice.post("/v3/keys/query", wanted))["failures"].keys() == {peer.name}
+
+    async def is_asked_for_in_the_background() -> None:
+        assert sum(path.startswith(DEVICES) for _, path in peer.asked) == 2
+
+    await is_missed(names[0])
+    await until(alice, is_asked_for_in_the_background)
+    await is_missed(names[1])
+    enough.set()
+
+    async def has_failed() -> None:
+        destinations = homeserver.parts.federation_client.destinations
+        assert destinations.failing_since_ms(peer.name) is not None
+
+    await until(alice, has_failed)
+    await is_missed(names[0])

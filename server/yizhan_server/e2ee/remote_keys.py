@@ -203,8 +203,9 @@ class RemoteKeys:
         if waiting is None:
             waiting = self._missed[server] = {}
             self._background.keep(f"device lists of {server}", partial(self._retry, server))
-        for user_id in map(UserID, islice(users, MAX_MISSED - len(waiting))):
-            waiting[user_id] = max(tell, waiting.get(user_id, tell))
+        for user_id in map(UserID, users):
+            if user_id in waiting or len(waiting) < MAX_MISSED:
+                waiting[user_id] = max(tell, waiting.get(user_id, tell))
 
     async def _retry(self, server: ServerName) -> None:
         waiting = self._missed[server]
