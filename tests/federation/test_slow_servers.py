@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
@@ -161,3 +162,31 @@ async def test_more_missed_people_than_are_remembered_hinder_no_question(
 
     await until(alice, has_failed)
     await is_missed(names[0])
+
+
+async def test_clients_are_told_of_those_only_whom_a_slow_server_did_not_give(
+    homeserver: HomeserverInProcess, alice: Person, peer: Peer
+) -> None:
+    enough = asyncio.Event()
+
+    async def lists(request: web.BaseRequest) -> JsonObject:
+        user_id = unquote(request.rel_url.raw_path.removeprefix(DEVICES))
+        if user_id.startswith("@mallory"):
+            await enough.wait()
+        return {"user_id": user_id, "stream_id": 1, "devices": []}
+
+    room = await alice.creates_room(preset="public_chat")
+    names = [(await joined(peer, homeserver, room, each)).user_id for each in ("eve", "mallory")]
+    peer.handlers_below[DEVICES] = lists
+    await alice.syncs()
+    wanted = {"device_keys": {each: [] for each in names}, "timeout": 500}
+    answer = await alice.post("/v3/keys/query", wanted)
+    assert answer["device_keys"] == {each: {} for each in names}
+    assert answer["failures"].keys() == {peer.name}
+    enough.set()
+    changed: list[str] = []
+    async with asyncio.timeout(10):
+        while names[1] not in changed:
+            lists_now = (await alice.syncs(timeout_ms=1000)).body.get("device_lists", {})
+            changed += lists_now.get("changed", [])
+    assert changed == [names[1]]

@@ -136,12 +136,16 @@ class RemoteKeys:
             ),
         )  # fmt: skip
         answer["failures"] = failures
-        for server in failures:
-            self._note_missed(
-                ServerName(server),
-                [u for u in asked if u in sharing and server_name_of(u) == server],
-                _Tell.ANYHOW,
-            )
+        missed: dict[ServerName, list[str]] = defaultdict(list)
+        for users in portions(u for u in asked if u in sharing and server_name_of(u) in failures):
+            # A server that did not give all has given some, which are in the answer.
+            kept = await storage.users_kept(self._db, self._server_name, users)
+            for user in users:
+                server = server_name_of(user)
+                if server is not None and user not in kept:
+                    missed[server].append(user)
+        for server, users in missed.items():
+            self._note_missed(server, users, _Tell.ANYHOW)
         return sharing, answer
 
     async def _query_server(
