@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest_asyncio
 
+from yizhan_server.e2ee.to_device import MAX_ADDRESSED
 from yizhan_testing.departments import departments_with_doors
 from yizhan_testing.neighbours import meet, sees, shares_room, tells
 from yizhan_testing.polling import until
@@ -331,6 +332,24 @@ async def test_a_server_sends_to_device_messages_of_its_own_users_to_those_here(
     await sent(messages={alice.user_id: {alice.device_id: {"n": "right"}}})
     found = await collects(alice, 1)
     assert [event["content"]["n"] for event in found] == ["right"]
+
+
+async def test_a_message_to_more_devices_than_there_are_is_taken_by_nobody(pair: Pair) -> None:
+    a, b = pair
+    alice, bob, _ = await meet(pair)
+    for number, count in enumerate((MAX_ADDRESSED + 1, MAX_ADDRESSED)):
+        devices: JsonObject = {f"D{each}": {} for each in range(count - 1)}
+        content = {
+            "sender": bob.user_id, "type": "m.test", "message_id": f"m{number}",
+            "messages": {alice.user_id: {alice.device_id: {"n": number}, **devices}},
+        }  # fmt: skip
+        await tells(b, a, "m.direct_to_device", content)
+    assert [each["content"] for each in await collects(alice, 1)] == [{"n": 1}]
+    call: JsonObject = {
+        "messages": {alice.user_id: {f"D{each}": {} for each in range(MAX_ADDRESSED + 1)}}
+    }
+    refused = await alice.refused("PUT", "/v3/sendToDevice/m.test/1", call)
+    assert refused.status == 413
 
 
 async def test_large_to_device_calls_arrive_whole(pair: Pair) -> None:

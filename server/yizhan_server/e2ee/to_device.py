@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 ALL_DEVICES = "*"
 MAX_MESSAGE_BYTES = 65_536
 """As for events in rooms."""
+MAX_ADDRESSED = 10_000
+"""Devices in one call or EDU. Each is a row of one commit, for which all other writers wait; a body
+has room for a million."""
 EDU_BYTES = 65_536
 """An EDU is ended when it has become longer than this."""
 FOLLOWER = "federation"
@@ -141,9 +144,13 @@ class ToDevice:
     def _address(self, sender: UserID, kind: str, messages: dict[str, Any]) -> _Addressed:
         """Check messages and sort them by where they go."""
         addressed = _Addressed()
+        left = MAX_ADDRESSED
         for user_id, contents in messages.items():
             if not isinstance(contents, dict):
                 raise BadJson("'messages' maps users to maps of devices")
+            left -= len(contents)
+            if left < 0:
+                raise TooLarge(f"At most {MAX_ADDRESSED} devices are sent messages at once")
             server = server_name_of(parse_user_id(user_id))
             for recipient, content in contents.items():
                 event = _event(sender, kind, content)
