@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest_asyncio
 
 from yizhan_server.e2ee.to_device import MAX_ADDRESSED
+from yizhan_server.federation.ephemeral_edus import MAX_ENTRIES
 from yizhan_testing.departments import departments_with_doors
 from yizhan_testing.neighbours import meet, sees, shares_room, tells
 from yizhan_testing.polling import until
@@ -160,6 +161,9 @@ async def test_a_server_moves_no_receipts_of_others(pair: Pair) -> None:
     })  # fmt: skip
     for wrong in (receipt(inside, thread_id="$other"), {"event_ids": inside}, receipt(""), 7):
         await tells(b, a, "m.receipt", {room: {"m.read": {bob.user_id: wrong}}})
+    rooms: JsonObject = {f"!{number}:elsewhere.test": {} for number in range(MAX_ENTRIES)}
+    rooms[room] = {"m.read": {bob.user_id: receipt(inside)}}
+    await tells(b, a, "m.receipt", rooms)
     answer = await alice.syncs()
     assert ephemeral(answer, room, "m.receipt") == []
     assert ephemeral(answer, elsewhere, "m.receipt") == []

@@ -9,6 +9,7 @@ Spec: server-server API, "Typing Notifications", "Receipts", "Presence".
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -37,7 +38,7 @@ T = TypeVar("T")
 TYPING_MS = 60_000
 """Somebody of whom nothing more is heard has stopped by then; clients repeat every half minute."""
 MAX_ENTRIES = 1000
-"""Receipts or people in one EDU that are looked at."""
+"""Rooms, receipts or people in one EDU that are looked at."""
 MAX_STATUS = 1000
 
 
@@ -183,7 +184,7 @@ class EphemeralReceiving:
     async def receipts(self, origin: ServerName, content: JsonObject) -> None:
         """Take m.receipt; receipts that are not in order do not hinder the others."""
         left = MAX_ENTRIES
-        for room_id, kinds in content.items():
+        for room_id, kinds in islice(content.items(), MAX_ENTRIES):
             by_user = kinds.get(READ) if isinstance(kinds, dict) else None
             if not isinstance(by_user, dict):
                 continue
