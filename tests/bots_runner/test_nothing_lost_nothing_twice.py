@@ -233,3 +233,38 @@ async def test_texts_of_the_record_are_erased_once_done(office: Office) -> None:
     [(digest,)] = await bot.rows("SELECT digest FROM inbox WHERE event_id = ?", heard.event_id)
     assert digest == heard.digest
     assert len(digest) == 64
+
+
+@on_both_databases
+async def test_what_cannot_be_kept_stops_nothing_that_comes_with_it(
+    office: Office, dialect: Dialect
+) -> None:
+    async with TamperingRelay.open(office.homeserver.base_url) as relay:
+        bot = await office.bot(base_url=relay.base_url, dialect=dialect)
+        alice = await office.person("alice")
+        room = await opens_direct_room(alice, bot)
+        # What anybody may write into a room.
+        strange: list[JsonObject] = [
+            {
+                "type": "m.room.member",
+                "state_key": alice.user_id,
+                "content": {"membership": "join", "displayname": "a\0b"},
+            },
+            {
+                "type": "m.room.encrypted",
+                "content": {"algorithm": "x", "session_id": "a\0b", "ciphertext": "x"},
+            },
+            {"type": "m.room.message", "content": {"body": "x", "huge": 10**400}},
+        ]
+        strange = [
+            {"event_id": f"$strange{n}", "sender": alice.user_id, "origin_server_ts": 1, **each}
+            for n, each in enumerate(strange)
+        ]
+
+        def insert(answer: JsonObject) -> None:
+            joined = answer.get("rooms", {}).get("join", {}).get(room, {})
+            joined.get("timeline", {}).get("events", [])[:0] = strange
+
+        relay.on_sync(insert)
+        await alice.says(room, "the end")
+        await bot.notebook.hears_text("the end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -108,10 +109,7 @@ class Homeserver:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # Neither URL nor headers: both may carry what no log should.
             raise Unreachable(type(error).__name__) from error
-        try:
-            answer = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            answer = None
+        answer = _parse(raw)
         if status != 200:
             body = answer if isinstance(answer, dict) else {}
             raise Refusal(status, str(body.get("errcode", "")), str(body.get("error", "")), body)
@@ -119,6 +117,23 @@ class Homeserver:
             # Whoever answered was no homeserver: a proxy's page, say.
             raise Unreachable("the answer is no JSON object")
         return answer
+
+
+def _parse(raw: bytes) -> object:
+    """Return the JSON value; None for what is no JSON."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        # In old rooms a number may be larger than any float, which the faster parser refuses.
+        return json.loads(raw, parse_int=_nearest)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _nearest(digits: str) -> int | float:
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def _dumps(value: object) -> str:

@@ -160,7 +160,9 @@ class Machine(Olm):  # type: ignore[misc] # nio carries no types
     ) -> None:
         room_id, session_id = content["room_id"], content["session_id"]
         texts = (room_id, session_id, sender_key, ed25519)
-        if not all(isinstance(text, str) for text in texts) or session.session_id != session_id:
+        if not all(isinstance(text, str) and "\0" not in text for text in texts):
+            return
+        if session.session_id != session_id:
             return
         key = RoomKey(
             room_id,

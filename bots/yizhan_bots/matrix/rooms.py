@@ -115,7 +115,9 @@ class Rooms:
             membership, name = content.get("membership"), content.get("displayname")
             if not isinstance(membership, str):
                 return
-            member = Member(membership, name if isinstance(name, str) else None)
+            # A name may hold what one of our databases cannot: it must not stop everything else.
+            shown = name.replace("\0", "") if isinstance(name, str) else None
+            member = Member(membership, shown)
             room.members[state_key] = member
             tx.execute(
                 """

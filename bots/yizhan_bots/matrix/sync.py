@@ -275,7 +275,10 @@ class Sync:
             room_id=room.room_id,
             event_id=str(event.get("event_id", "")),
             sender=sender,
-            session_id=session_id if isinstance(session_id, str) else None,
+            # No session is called by what a database cannot hold.
+            session_id=session_id
+            if isinstance(session_id, str) and "\0" not in session_id
+            else None,
         )
 
     def _insert(
