@@ -235,6 +235,21 @@ async def test_an_invitation_that_is_answered_with_something_else_is_none(
     assert [event["state_key"] for event in members["chunk"]] == [alice.user_id]
 
 
+async def test_who_is_invited_takes_nothing_out_of_the_invitation(
+    homeserver: HomeserverInProcess, alice: Person, peer: Peer
+) -> None:
+    async def answers(request: web.BaseRequest) -> web.StreamResponse:
+        invitation = orjson.loads(await request.read())["event"]
+        return web.json_response({"event": {**invitation, "content": {"membership": "invite"}}})
+
+    peer.handlers_below["/_matrix/federation/v2/invite/"] = answers
+    room = await alice.creates_room(room_version="11")
+    carol = f"@carol:{peer.name}"
+    await alice.post(f"/v3/rooms/{quote(room)}/invite", {"user_id": carol, "reason": "tea"})
+    member = await alice.get(of(f"/v3/rooms/{quote(room)}/state/m.room.member", carol))
+    assert (member["membership"], member["reason"]) == ("invite", "tea")
+
+
 async def test_many_ask_and_the_other_server_is_asked_once(
     homeserver: HomeserverInProcess, alice: Person, bob: Person, peer: Peer
 ) -> None:

@@ -104,8 +104,8 @@ class Inviting:
         if not found or found[0].event_id != pdu.event_id:
             # Not a 5xx: clients would try again, and have somebody invited time after time.
             raise BadJson("The other server answered with something else than the invitation")
-        # Whatever it left out: the policy server's signature is not its to remove.
-        return with_signatures(found[0], pdu.raw["signatures"])
+        # Whatever else it changed: neither the content nor others' signatures are its to remove.
+        return with_signatures(pdu, found[0].raw["signatures"])
 
     async def take(
         self,

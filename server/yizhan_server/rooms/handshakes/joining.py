@@ -39,6 +39,7 @@ from yizhan_server.protocol.identifiers import (
     is_user_id,
     server_name_of,
 )
+from yizhan_server.protocol.policy_server import with_signatures
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat, RoomVersion
 from yizhan_server.protocol.signing import SigningKey, hash_and_sign_event
 from yizhan_server.rooms.handshakes.out_of_band import OutOfBand
@@ -269,7 +270,8 @@ class Joining:
         found = await self._verification.verified([raw], version, join.room_id)
         if not found or found[0].event_id != join.event_id:
             raise RemoteMisbehaved(server, "not the join that was sent")
-        return found[0]
+        # With another content it has been redacted: that is the same event, of which less is left.
+        return with_signatures(join, found[0].raw["signatures"])
 
     def _completed(
         self,
