@@ -388,12 +388,14 @@ async def test_a_notary_asks_anew_for_whom_what_it_has_is_not_enough(
 
 
 async def test_a_notary_is_not_asked_for_everything_at_once(
-    homeserver: HomeserverInProcess,
+    homeserver: HomeserverInProcess, peer: Peer
 ) -> None:
+    assert (await peer.asks(homeserver, "GET", ASKED)).status == 200  # whose keys are known
     too_many: JsonObject = {f"s{n}.test": {} for n in range(101)}
-    wrong: list[Any] = [too_many, {"not a name": {}}, {"a.test": 1}, 7]
+    keys: JsonObject = {f"ed25519:k{n}": {} for n in range(40_000)}
+    wrong: list[Any] = [too_many, {peer.name: keys}, {"not a name": {}}, {"a.test": 1}, 7]
     for wanted in wrong:
         async with homeserver.http.post(
             homeserver.base_url + QUERY, json={"server_keys": wanted}
         ) as response:
-            assert response.status == 400, wanted
+            assert response.status == 400, list(wanted) if isinstance(wanted, dict) else wanted

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from yizhan_server.protocol.server_keys import OwnKeys
 
 MAX_SERVERS = 100
-"""In one question."""
+MAX_KEYS = 1000
+"""In one question, of all servers together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Notary:
         """
         if len(wanted) > MAX_SERVERS:
             raise InvalidParam(f"At most {MAX_SERVERS} servers are asked for at once")
+        if sum(len(each.key_ids) for each in wanted.values()) > MAX_KEYS:
+            raise InvalidParam(f"At most {MAX_KEYS} keys are asked for at once")
         found = await asyncio.gather(
             *(
                 self._keys.find_published(server, each.key_ids, each.until_ms)
