@@ -275,8 +275,13 @@ async def test_signatures_that_are_not_right_fail_each_by_itself(
 
 
 @pytest.mark.parametrize(
-    "body", [{"alice": {}}, {"@alice:test.example": []}, {"@a\0:test.example": {}}]
-)
+    "body",
+    [
+        {"alice": {}}, {"@alice:test.example": []}, {"@a\0:test.example": {}},
+        {f"@u{number}:a.test": {} for number in range(35_000)},
+    ],
+    ids=["no user", "a list", "NUL", "too many"],
+)  # fmt: skip
 async def test_malformed_signature_uploads_are_refused(alice: Person, body: JsonObject) -> None:
     refused = await alice.refused("POST", SIGNATURES, body)
     assert refused.status == 400

@@ -81,7 +81,8 @@ class SignatureUploads:
         count = 0
         for target, keys in body.items():
             parse_user_id(target)
-            count += len(check_object(keys, "Each user's part"))
+            # Whoever has none counts too: each is looked for.
+            count += max(len(check_object(keys, "Each user's part")), 1)
         if count > MAX_TARGETS:
             raise InvalidParam(f"At most {MAX_TARGETS} signed keys are taken at once")
         return await until_committed(partial(self._store, user_id, body))
