@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yizhan_database import GuardFailed, Transaction
+from yizhan_server.protocol.canonical_json import MAX_INTEGER
 from yizhan_server.protocol.errors import InvalidParam, NotFound
 from yizhan_server.storage import registration_tokens as storage
 from yizhan_server.storage.registration_tokens import StoredToken
@@ -83,9 +84,10 @@ class TokenAdministration:
         )  # fmt: skip
 
     def _check_limits(self, token: StoredToken) -> None:
-        if token.uses_allowed is not None and token.uses_allowed < 0:
-            raise InvalidParam("'uses_allowed' must not be negative")
-        if token.expires_ms is not None and token.expires_ms <= self._clock.now_ms():
+        if token.uses_allowed is not None and not 0 <= token.uses_allowed <= MAX_INTEGER:
+            raise InvalidParam("'uses_allowed' must be a number from 0 up")
+        now_ms = self._clock.now_ms()
+        if token.expires_ms is not None and not now_ms < token.expires_ms <= MAX_INTEGER:
             raise InvalidParam("'expiry_time' must lie in the future")
 
     async def _commit(

@@ -172,6 +172,19 @@ async def test_guessing_is_limited_per_account_however_many_devices_guess(
     assert statuses == [403, 403, 403, 429, 429]
 
 
+async def test_who_shares_an_address_with_many_refreshes_all_the_same(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(
+        rate_limits__enabled=True, rate_limits__login={"per_second": 0.001, "burst": 2}
+    )
+    alice = await server.has("alice")
+    phone = await server.sign_in(alice.user_id, refresh_token=True)
+    token = phone.session["refresh_token"]
+    for _ in range(5):
+        token = (await _refreshed(server, token)).session["refresh_token"]
+
+
 async def _refreshed(server: AccountServer, token: str) -> Person:
     answer = await server.call("POST", "/v3/refresh", {"refresh_token": token})
     assert answer.status == 200, answer.json

@@ -41,11 +41,12 @@ async def test_tokens_that_cannot_be_are_refused(admin: Person) -> None:
     await admin.post(f"{TOKENS}/new", {"token": "taken"})
     wishes: list[Any] = [
         {"token": "taken"}, {"token": ""}, {"token": "x" * 65}, {"token": "一"}, {"length": 0},
-        {"length": 65}, {"uses_allowed": -1}, {"expiry_time": 1},
+        {"length": 65}, {"uses_allowed": -1}, {"expiry_time": 1}, {"uses_allowed": 2**63},
+        {"expiry_time": 2**70},
     ]  # fmt: skip
     for wish in wishes:
         refused = await admin.refused("POST", f"{TOKENS}/new", wish)
         assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM"), wish
-    for wish in ({"uses_allowed": -1}, {"expiry_time": 1}):
+    for wish in ({"uses_allowed": -1}, {"expiry_time": 1}, {"uses_allowed": 2**70}):
         refused = await admin.refused("PUT", f"{TOKENS}/taken", wish)
         assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM"), wish
