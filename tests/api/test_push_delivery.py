@@ -27,9 +27,13 @@ class Gateway:
         self.url = ""
         self.chatter = 0
         """Bytes that its next answer holds beyond what is asked for."""
+        self.refused: str | None = None
+        """What no notification may hold."""
         self._told: asyncio.Queue[JsonObject] = asyncio.Queue()
 
     async def take(self, request: web.BaseRequest) -> web.Response:
+        if self.refused is not None and self.refused in await request.text():
+            return web.json_response({"errcode": "M_BAD_JSON", "error": "x"}, status=400)
         self._told.put_nowait((await request.json())["notification"])
         chatter, self.chatter = self.chatter, 0
         return web.json_response({"rejected": [], "x": "x" * chatter})
@@ -132,4 +136,22 @@ async def test_a_gateway_that_answers_too_much_is_told_again(
         gateway.chatter = 70_000
         said = await alice.says(room, "你好")
         assert (await gateway.next())["event_id"] == said
+        assert (await gateway.next())["event_id"] == said
+
+
+async def test_a_notification_that_the_gateway_refuses_holds_up_no_other(
+    tmp_path: Path, dialect: Dialect
+) -> None:
+    allowed = {"outbound.allow": ["127.0.0.1"]}
+    async with (
+        running_gateway() as gateway,
+        homeserver_in_process(tmp_path, dialect, **allowed) as homeserver,
+    ):
+        alice, bob = await homeserver.person("alice"), await homeserver.person("bob")
+        room = await alice.creates_room(preset="public_chat")
+        await bob.joins(room)
+        await subscribe(bob, gateway)
+        gateway.refused = "indigestible"
+        await alice.says(room, "indigestible")
+        said = await alice.says(room, "你好")
         assert (await gateway.next())["event_id"] == said

@@ -2,7 +2,8 @@
 
 A pusher's position says up to where its gateway has been told; it moves only after the gateway's
 200, so a crash repeats at most one notification. A gateway that fails is asked again with
-growing delays, and never about what is older than a day.
+growing delays, and never about what is older than a day; one that refuses a notification itself,
+only a few times.
 """
 
 from __future__ import annotations
@@ -48,12 +49,19 @@ MAX_AGE_MS = 24 * 3600 * 1000
 MAX_ANSWER_BYTES = 64 << 10
 
 
+REFUSED = (400, 413, 422)
+"""Statuses that say: not this notification."""
+REFUSALS = 3
+"""So often one is offered that is refused so; whoever wrote the event shall not end all others."""
+
+
 class GatewayFailed(Exception):
     """The gateway gave no usable answer; `after_s` is when it wants to be asked again."""
 
-    def __init__(self, after_s: float | None = None) -> None:
+    def __init__(self, after_s: float | None = None, *, is_refusal: bool = False) -> None:
         super().__init__("the push gateway did not take the notification")
         self.after_s = after_s
+        self.is_refusal = is_refusal
 
 
 class PushDelivery:
@@ -146,7 +154,7 @@ class PushDelivery:
         """Send everything there is for one pusher, then end."""
         key = (user_id, app_id, pushkey)
         nudged = self._running[key]
-        delay = FIRST_DELAY_S
+        delay, refusals = FIRST_DELAY_S, 0
         try:
             while not self._stream.closing:
                 nudged.clear()
@@ -155,13 +163,20 @@ class PushDelivery:
                     return
                 upto = self._stream.position
                 notices = await self._notices(user_id, pusher.pos, upto)
+                told = 0
                 try:
                     for notice in notices:
                         await self._tell(key, pusher, notice)
-                        delay = FIRST_DELAY_S
+                        told += 1
+                        delay, refusals = FIRST_DELAY_S, 0
                     if len(notices) < PAGE:
                         await self._tell_badge(key, pusher)
                 except GatewayFailed as failed:
+                    refusals += failed.is_refusal
+                    if refusals >= REFUSALS and told < len(notices):
+                        await self._advance(key, notices[told].pos)
+                        delay, refusals = FIRST_DELAY_S, 0
+                        continue
                     wait = delay if failed.after_s is None else max(delay, failed.after_s)
                     delay = min(delay * 2, LONGEST_DELAY_S)
                     await asyncio.sleep(min(wait, LONGEST_DELAY_S))
@@ -292,7 +307,10 @@ class PushDelivery:
                         "push gateway refused",
                         extra={"gateway": gateway, "status": response.status},
                     )
-                    raise GatewayFailed(_seconds(response.headers.get("Retry-After")))
+                    raise GatewayFailed(
+                        _seconds(response.headers.get("Retry-After")),
+                        is_refusal=response.status in REFUSED,
+                    )
                 answer = orjson.loads(await read_bounded(response, MAX_ANSWER_BYTES))
         except OutboundRefused as refused:
             log.warning(
