@@ -38,3 +38,16 @@ async def test_who_blocks_invitations_cannot_be_invited(alice: Person, bob: Pers
     await sets_permission(bob)
     await alice.invites(room, bob)
     assert (await bob.syncs()).room(room, "invite") != {}
+
+
+async def test_nobody_is_invited_by_the_first_state_of_a_room(alice: Person, bob: Person) -> None:
+    await sets_permission(bob, default_action="block")
+    member = {
+        "type": "m.room.member", "state_key": bob.user_id, "content": {"membership": "invite"},
+    }  # fmt: skip
+    refused = await alice.refused("POST", "/v3/createRoom", {"initial_state": [member]})
+    assert (refused.status, refused.errcode) == (403, "M_INVITE_BLOCKED")
+    await sets_permission(bob)
+    assert "rooms" not in (await bob.syncs()).body
+    room = await alice.creates_room(initial_state=[member])
+    assert (await bob.syncs()).room(room, "invite")

@@ -215,3 +215,18 @@ async def test_who_is_no_longer_banned_can_be_invited_again(
     await alice.post(f"{path}/unban", {"user_id": bob.user_id})
     await alice.invites(room, bob)
     await bob.joins(room)
+
+
+async def test_an_invitation_by_a_member_event_of_ones_own_is_told_to_the_other_server(
+    pair: list[HomeserverInProcess],
+) -> None:
+    alice, bob = await pair[0].person("alice"), await pair[1].person("bob")
+    room = await alice.creates_room()
+    content = {"membership": "invite", "reason": "come"}
+    await alice.sets(room, "m.room.member", content, bob.user_id)
+    found = (await bob.syncs()).room(room, "invite")["invite_state"]["events"]
+    assert found[-1]["content"] == content
+    await bob.joins(room)
+    member = {"type": "m.room.member", "state_key": bob.user_id, "content": content}
+    refused = await alice.refused("POST", "/v3/createRoom", {"initial_state": [member]})
+    assert refused.errcode == "M_INVALID_PARAM"

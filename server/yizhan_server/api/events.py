@@ -139,9 +139,11 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
         if (delayed := await _delayed(call, joined, draft)) is not None:
             return delayed
         room = joined.room
-    event_id = await call.services.writer.send(
-        room, Draft(call.requester.user_id, kind, content, state_key, ts_ms=_time(call))
-    )
+    draft = Draft(call.requester.user_id, kind, content, state_key, ts_ms=_time(call))
+    if kind == "m.room.member" and content["membership"] == "invite":
+        # Another server has to learn of it, and to agree.
+        return {"event_id": await call.services.members.invite_with(room, draft)}
+    event_id = await call.services.writer.send(room, draft)
     if kind == "m.room.guest_access":
         await call.services.guest_access.send_away(room)
     return {"event_id": event_id}

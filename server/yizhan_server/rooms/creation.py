@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yizhan_server.protocol.errors import BadJson, InvalidParam, UnsupportedRoomVersion
-from yizhan_server.protocol.identifiers import RoomAlias, UserID
+from yizhan_server.protocol.identifiers import RoomAlias, UserID, parse_user_id
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, RoomVersion
 from yizhan_server.rooms.aliases import Aliases
 from yizhan_server.rooms.members import MemberProfiles, Members
@@ -98,6 +98,9 @@ class RoomCreation:
         alias = None
         if wish.alias_localpart is not None:
             alias = await self._aliases.check_new(wish.alias_localpart, service=wish.appservice)
+        for kind, state_key, content in wish.initial_state:
+            if kind == "m.room.member" and content.get("membership") == "invite":
+                await self._check_invitation(parse_user_id(state_key))
         drafts = [Draft(creator, "m.room.member", await self._creator_member(creator), creator)]
         drafts.append(
             Draft(creator, "m.room.power_levels", _power_levels(creator, wish, preset, version), "")
@@ -125,6 +128,12 @@ class RoomCreation:
             # Their servers have to agree, and are shown a room that exists.
             await self._members.invite(room, creator, target, is_direct=wish.is_direct)
         return room
+
+    async def _check_invitation(self, target: UserID) -> None:
+        """Answer why somebody cannot be invited by a member event of the client's own."""
+        await self._members.check_invitable(target)
+        if not self._members.is_ours(target):
+            raise InvalidParam("Users of other servers are invited by 'invite'")
 
     async def _creator_member(self, creator: UserID) -> dict[str, Any]:
         return {"membership": "join", **await self._profiles.member_profile(creator)}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from yizhan_database import Database, GuardFailed, Transaction
 from yizhan_server.accounts.invite_permission import blocks_invites
 from yizhan_server.protocol.errors import Forbidden, MatrixError, NotFound
-from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
+from yizhan_server.protocol.identifiers import EventID, ServerName, UserID, server_name_of
 from yizhan_server.rooms.blocking import check_not_blocked
 from yizhan_server.rooms.handshakes.handshakes import Handshakes
 from yizhan_server.rooms.registry import Rooms
@@ -158,6 +158,13 @@ class Members:
             await self._writer.send(room, draft)
         elif await room.membership(target) != "invite":
             await self._handshakes.inviting.invite(room, draft)
+
+    async def invite_with(self, room: Room, draft: Draft) -> EventID:
+        """Invite a user, who has been found invitable, with a member event of the client's own."""
+        await check_not_blocked(self._db, room.room_id)
+        if self.is_ours(UserID(draft.state_key or "")):
+            return await self._writer.send(room, draft)
+        return await self._handshakes.inviting.invite(room, draft)
 
     def is_ours(self, user_id: UserID) -> bool:
         """Whether a user is of this server."""

@@ -13,7 +13,7 @@ from yizhan_server.federation_client.rooms import RoomRequests
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.errors import BadJson, Forbidden, InvalidParam, MatrixError
 from yizhan_server.protocol.event import Pdu
-from yizhan_server.protocol.identifiers import ServerName, UserID, server_name_of
+from yizhan_server.protocol.identifiers import EventID, ServerName, UserID, server_name_of
 from yizhan_server.protocol.policy_server import with_signatures
 from yizhan_server.protocol.room_version import ROOM_VERSIONS, EventIdFormat
 from yizhan_server.protocol.signing import SigningKey, sign_event
@@ -68,7 +68,7 @@ class Inviting:
         self._server_name = server_name
         self._signing_key = signing_key
 
-    async def invite(self, room: Room, draft: Draft) -> None:
+    async def invite(self, room: Room, draft: Draft) -> EventID:
         """Invite a user of another server, which has to agree before the room learns of it."""
         assert draft.state_key is not None, "an invitation is a member event"
         server = server_name_of(draft.state_key)
@@ -79,6 +79,7 @@ class Inviting:
         outcomes = await self._placing.place(room, [signed], flags=LOCAL)
         if outcomes.get(signed.event_id) is not Outcome.ACCEPTED:
             raise Forbidden("The room no longer permits this invitation")
+        return signed.event_id
 
     async def _ask(self, server: ServerName, room: Room, pdu: Pdu) -> Pdu:
         shown = [event.raw for event in await described_by(room, pdu.sender)]
