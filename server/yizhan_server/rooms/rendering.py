@@ -146,6 +146,7 @@ class EventRenderer:
     async def _previous(self, events: Sequence[StoredEvent]) -> dict[int, dict[str, Any]]:
         """Return what is said of the event that each state event replaced."""
         nids = [event.nid for event in events if event.state_key is not None]
+        redacted = {event.nid for event in events if event.flags & REDACTED}
         replaced: dict[int, int] = {}
         for start in range(0, len(nids), PAGE):
             replaced |= await stored_state.replaced_events(self._db, nids[start : start + PAGE])
@@ -156,7 +157,9 @@ class EventRenderer:
                 continue
             event = found[before]
             said[nid] = {"replaces_state": event.event_id}
-            if not event.flags & REDACTED:
+            # Redaction leaves nothing beside an event; and what its sender had erased, or what
+            # was redacted itself, is not told that way either.
+            if nid not in redacted and not event.flags & REDACTED:
                 said[nid] |= {"prev_content": event.content, "prev_sender": event.sender}
         return said
 

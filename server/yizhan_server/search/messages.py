@@ -254,7 +254,8 @@ class MessageSearch:
         criteria = scope.criteria
         rooms = {room.room.room_id: room for room in scope.readable.values()}
         types = {TYPES[key] for key in criteria.keys}
-        hits = []
+        found: list[tuple[float, ReadableRoom, list[StoredEvent]]] = []
+        of_rooms: dict[int, list[StoredEvent]] = {}
         for rank, match in matches:
             if match.type not in types or match.flags & REDACTED or match.sender in scope.ignored:
                 continue
@@ -265,11 +266,24 @@ class MessageSearch:
                 if original is None or original[0] != room.room.nid:
                     continue
                 shown.append(original[1])
-            if not criteria.wanted.passes(shown[-1]):
-                continue
-            if len(await self._access.visible(room, shown)) == len(shown):
-                hits.append(_Hit(match.nid, rank, VisibleEvent(room, shown[-1])))
-        return hits
+            if criteria.wanted.passes(shown[-1]):
+                found.append((rank, room, shown))
+                of_rooms.setdefault(room.room.nid, []).extend(shown)
+        seen: set[int] = set()
+        for nid, events in of_rooms.items():
+            seen |= await self._seen(scope.readable[nid], events)
+        return [
+            _Hit(shown[0].nid, rank, VisibleEvent(room, shown[-1]))
+            for rank, room, shown in found
+            if all(event.nid in seen for event in shown)
+        ]
+
+    async def _seen(self, readable: ReadableRoom, events: Sequence[StoredEvent]) -> set[int]:
+        """Return the numbers of those events whose content the reader may see."""
+        visible = await self._access.visible(readable, events)
+        memberships = await self._access.membership_at(readable, visible)
+        left = await self._access.without_erased(visible, memberships)
+        return {event.nid for event in left if not event.flags & REDACTED}
 
     async def _result(self, requester: Requester, criteria: Criteria, hit: _Hit) -> dict[str, Any]:
         reader = Reader(hit.event.readable, requester.device_id)
