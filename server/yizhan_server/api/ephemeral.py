@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from yizhan_server.api.routing import Call, JsonObject, Routes
-from yizhan_server.ephemeral.presence import STATES
+from yizhan_server.ephemeral.presence import MAX_STATUS, STATES
 from yizhan_server.ephemeral.receipts import FULLY_READ, PRIVATE, READ
 from yizhan_server.ephemeral.typing import DEFAULT_TIMEOUT_MS
 from yizhan_server.protocol.errors import Forbidden, InvalidParam
@@ -101,6 +101,8 @@ async def set_presence(call: Call[PresenceBody]) -> JsonObject:
         raise Forbidden("You can only set your own presence")
     if call.body.presence not in STATES:
         raise InvalidParam(f"'presence' must be one of {', '.join(STATES)}")
+    if len(call.body.status_msg or "") > MAX_STATUS:
+        raise InvalidParam(f"'status_msg' is longer than {MAX_STATUS} characters")
     call.services.presence.set(call.requester.user_id, call.body.presence, call.body.status_msg)
     return {}
 

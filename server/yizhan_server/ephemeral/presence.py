@@ -24,6 +24,8 @@ from yizhan_server.storage.rooms import users_sharing_rooms
 from yizhan_server.streams import Stream
 
 STATES = ("online", "unavailable", "offline")
+MAX_STATUS = 1000
+"""Characters of a status message; everybody who shares a room with somebody is sent it."""
 OFFLINE_AFTER_S = 60
 REMOTE_OFFLINE_AFTER_S = 30 * 60
 """After the last that was heard of a user of another server."""

@@ -18,7 +18,7 @@ from yizhan_config.tasks import Background
 from yizhan_database import Database
 from yizhan_server.clock import Clock
 from yizhan_server.e2ee.input import is_name
-from yizhan_server.ephemeral.presence import STATES, Presence
+from yizhan_server.ephemeral.presence import MAX_STATUS, STATES, Presence
 from yizhan_server.ephemeral.receipts import READ
 from yizhan_server.ephemeral.typing import Typing
 from yizhan_server.federation.early_receipts import EarlyReceipts
@@ -39,7 +39,6 @@ TYPING_MS = 60_000
 """Somebody of whom nothing more is heard has stopped by then; clients repeat every half minute."""
 MAX_ENTRIES = 1000
 """Rooms, receipts or people in one EDU that are looked at."""
-MAX_STATUS = 1000
 
 
 class EphemeralTelling:
