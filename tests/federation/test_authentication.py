@@ -210,6 +210,8 @@ async def test_a_body_that_cannot_be_read_is_no_fault_of_ours(
         (b"\xff", 400, "M_NOT_JSON"),
         (b'{"a":' * 1000 + b"1" + b"}" * 1000, 400, "M_NOT_JSON"),
         (b"x" * 1_048_577, 413, "M_TOO_LARGE"),
+        # Many times its size in memory, before anybody's signature is looked at.
+        (b'{"device_keys":[' + b"[]," * 200_000 + b"[]]}", 413, "M_TOO_LARGE"),
     ):
         answer = await peer.asks(homeserver, "POST", query, {}, body=body)
         assert refusal(answer) == (status, errcode), body[:20]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError
+from yizhan_server.protocol.errors import Forbidden, InvalidParam, MatrixError, TooLarge
 from yizhan_server.protocol.request_signing import (
     InvalidServerName,
     MalformedAuthorization,
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 LARGE_BYTES = 1 << 16
 """Larger bodies are parsed and checked in threads: one of a megabyte can take half a second."""
+
+DENSE_FROM_BYTES = 1 << 19
+BYTES_PER_COMMA = 8
+"""Fewer in a body longer than that are no events or messages, but tiny values, of which it takes
+some sixty bytes of memory each; and what a body says is read before it is known whose it is."""
 
 
 class PeerAuthentication:
@@ -73,12 +78,13 @@ class PeerAuthentication:
     ) -> JsonObject | None:
         """Return the parsed body if the origin has signed this very request.
 
-        Answers M_UNAUTHORIZED if not, and M_NOT_JSON or M_BAD_JSON to what is no object. A server
-        that asks is back: whatever waits for it is sent at once.
+        Answers M_UNAUTHORIZED if not, and M_NOT_JSON, M_BAD_JSON or M_TOO_LARGE to what is no
+        object or too much of one. A server that asks is back: whatever waits for it is sent at
+        once.
         """
         is_large = len(body) > LARGE_BYTES
         if is_large:
-            content = await asyncio.to_thread(parse_content, body)
+            content = await asyncio.to_thread(_parse_large, body)
         else:
             content = parse_content(body)
         try:
@@ -93,6 +99,12 @@ class PeerAuthentication:
             raise _unauthorized(f"Invalid signature: {error}") from None
         self._destinations.note_alive(claimed.origin)
         return content
+
+
+def _parse_large(body: bytes) -> JsonObject | None:
+    if len(body) > DENSE_FROM_BYTES and body.count(b",") * BYTES_PER_COMMA > len(body):
+        raise TooLarge("The body holds too many values")
+    return parse_content(body)
 
 
 def _unauthorized(message: str) -> MatrixError:
