@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -268,3 +269,34 @@ async def test_what_cannot_be_kept_stops_nothing_that_comes_with_it(
         relay.on_sync(insert)
         await alice.says(room, "the end")
         await bot.notebook.hears_text("the end")
+
+
+async def test_whose_keys_cannot_be_had_is_asked_for_once_and_heard_in_order(
+    office: Office,
+) -> None:
+    async with TamperingRelay.open(office.homeserver.base_url) as relay:
+        bot = await office.bot(base_url=relay.base_url)
+        alice = await office.person("alice")
+        room = await opens_direct_room(alice, bot)
+        said = [f"message {number}" for number in range(6)]
+        asked = 0
+
+        def is_of_keys(method: str, path: str) -> bool:
+            nonlocal asked
+            is_question = path.endswith("/keys/query")
+            asked += is_question
+            return is_question
+
+        relay.refuse(is_of_keys)
+        for body in said:
+            await alice.says(room, body)
+        for _ in range(400):
+            stored = await bot.rows("SELECT 1 FROM inbox WHERE state = 'new'")
+            if len(stored) == len(said):
+                break
+            await asyncio.sleep(0.05)
+        await relay.has_seen("POST", "/keys/query")
+        assert asked < len(said)
+        relay.be_honest()
+        await bot.notebook.hears_text(said[-1])
+        assert bot.notebook.texts() == said

@@ -136,10 +136,12 @@ class Deliver:
         """Deliver until cancelled."""
         while True:
             self._wake.clear()
+            looked_ms = self._now_ms()
             if await self.step():
                 continue
             next_due = await self._database.row(
-                "SELECT min(due_ms) FROM inbox WHERE state IN ('new', 'waiting')"
+                "SELECT min(due_ms) FROM inbox WHERE state IN ('new', 'waiting') AND due_ms >= ?",
+                looked_ms,
             )
             due_ms = None if next_due is None else next_due[0]
             wait = 60.0 if due_ms is None else max(0.01, (due_ms - self._now_ms()) / 1000)
@@ -150,14 +152,21 @@ class Deliver:
                 pass
 
     async def step(self) -> bool:
-        """Deliver the oldest event that is due; False when there is none."""
+        """Deliver the oldest event that is due; False when there is none.
+
+        Whoever has one that was put off waits with all others: what a person says keeps its
+        order, and a server that does not tell its user's keys is asked once, not for each of them.
+        """
+        now_ms = self._now_ms()
         found = await self._database.row(
             """
             SELECT pos, room_id, event_id, sender, session_id, event, state, received_ms, attempts
             FROM inbox WHERE state IN ('new', 'waiting') AND due_ms <= ?
+            AND sender NOT IN (SELECT sender FROM inbox WHERE state = 'new' AND due_ms > ?)
             ORDER BY pos LIMIT 1
             """,
-            self._now_ms(),
+            now_ms,
+            now_ms,
         )
         if found is None:
             return False
