@@ -28,6 +28,9 @@ async def test_who_is_banned_after_leaving_reads_no_more_than_when_leaving(
         assert topic == {"topic": "public"}
         for what in ("state", "messages?dir=b&limit=100", "members"):
             assert "secret" not in str(await bob.get(f"{path}/{what}")), what
+        old = await bob.get("/v3/initialSync", archived="true")
+        assert [each["room_id"] for each in old["rooms"]] == [room]
+        assert "secret" not in str(old)
 
 
 async def test_a_room_left_and_forgotten_leaves_the_other_devices_too(

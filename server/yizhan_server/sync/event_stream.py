@@ -131,9 +131,12 @@ class EventStream:
                 rooms.append(await self._invitation(room, membership))
                 continue
             joined = membership.membership == "join"
-            if not joined and not (archived and await self._access.was_joined(room, user_id)):
+            if not joined and not archived:
                 continue
-            upto = now.position if joined else membership.pos
+            # Who is banned after leaving reads no more than when leaving.
+            upto = await self._access.end_of_stay(room, user_id, now.position)
+            if upto is None:
+                continue
             readable = ReadableRoom(room, user_id, membership.membership, upto)
             section = await self._room(Reader(readable, requester.device_id), limit)
             section["account_data"] = account_data.by_room.get(room.room_id, [])
