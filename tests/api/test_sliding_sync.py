@@ -937,6 +937,7 @@ async def test_the_form_of_the_accepted_proposal_works(alice: Person, bob: Perso
         ({"lists": {"a": room_list(state=[["a", str(n)] for n in range(201)])}}, "M_INVALID_PARAM"),
         ({"lists": {"a": {**room_list(), "ranges": [[0, 1]] * 21}}}, "M_INVALID_PARAM"),
         ({"lists": {"a": {**room_list(), "ranges": [[-1, 5]]}}}, "M_BAD_JSON"),
+        ({"lists": {"a": {**room_list(), "ranges": [[0, 2**64]]}}}, "M_BAD_JSON"),
         ({"lists": {"a": {**room_list(), "timeline_limit": -1}}}, "M_BAD_JSON"),
         ({"lists": {"a": {"ranges": [[0, 1]]}}}, "M_BAD_JSON"),
         ({"lists": []}, "M_BAD_JSON"),

@@ -15,6 +15,7 @@ from typing import Annotated
 import msgspec
 
 from yizhan_server.accounts.requester import Requester
+from yizhan_server.protocol.canonical_json import MAX_INTEGER
 from yizhan_server.protocol.errors import InvalidParam
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.stream_token import SlidingToken
@@ -38,7 +39,7 @@ MAX_TO_DEVICE = 100
 ME = "$ME"
 LAZY = "$LAZY"
 
-_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 
 
 class StateElement(msgspec.Struct):
