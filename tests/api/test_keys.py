@@ -361,3 +361,10 @@ async def test_no_statement_about_keys_reads_a_whole_table(tmp_path: Path) -> No
             await bob.post("/v3/logout", {})
         scans = recorder.full_scans(database_in(tmp_path))
         assert [scan for scan in scans if TABLES.search(scan)] == []
+
+
+async def test_a_claim_names_only_so_many_algorithms(alice: Person, bob: Person) -> None:
+    wanted = {f"device{number}": f"algorithm{number}" for number in range(21)}
+    body = {"one_time_keys": {bob.user_id: wanted}}
+    refused = await alice.refused("POST", "/v3/keys/claim", body)
+    assert refused.errcode == "M_INVALID_PARAM"

@@ -62,6 +62,8 @@ MAX_ONE_TIME_KEYS = 1000
 MAX_FALLBACK_KEYS = 10
 MAX_CLAIMS = 10_000
 """Devices in one call."""
+MAX_ALGORITHMS = 20
+"""In one call: each is looked up by itself."""
 
 
 class RemoteClaims(Protocol):
@@ -271,6 +273,8 @@ class Keys:
                     part.add((user_id, device_id, algorithm))
         if len(local) + len(remote) > MAX_CLAIMS:
             raise InvalidParam(f"At most {MAX_CLAIMS} keys are claimed at once")
+        if len({algorithm for _, _, algorithm in local}) > MAX_ALGORITHMS:
+            raise InvalidParam(f"Keys of at most {MAX_ALGORITHMS} algorithms are claimed at once")
         return local, remote
 
 
