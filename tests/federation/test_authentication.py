@@ -11,6 +11,7 @@ import pytest
 
 from yizhan_server.api.all_routes import ROUTES
 from yizhan_server.api.routing import Auth
+from yizhan_server.protocol.canonical_json import encode_canonical
 from yizhan_server.protocol.identifiers import ServerName
 from yizhan_server.protocol.request_signing import sign_request
 from yizhan_server.protocol.signing import sign_json
@@ -18,6 +19,7 @@ from yizhan_testing.certificates import CertificateAuthority
 from yizhan_testing.databases import Dialect
 from yizhan_testing.homeserver import HomeserverInProcess, Person, homeserver_in_process
 from yizhan_testing.peer import Answered, Peer, federating
+from yizhan_testing.peer_rooms import PeerInRoom
 
 KEYS = "/_matrix/key/v2/server"
 
@@ -229,6 +231,25 @@ async def test_a_body_that_cannot_be_read_is_no_fault_of_ours(
 
 def _exactly(content: dict[str, Any]) -> bytes:
     return json.dumps(content).encode()
+
+
+async def test_events_of_tiny_values_are_taken_from_whoever_signs_what_it_sends(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    # Else any user of an honest server could have its transactions refused for good.
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    pdus = [guest.builds("m.room.message", {"n": [number % 10] * 25_000}) for number in range(15)]
+    content = {
+        "origin": peer.name, "origin_server_ts": 1, "edus": [], "pdus": [pdu.raw for pdu in pdus],
+    }  # fmt: skip
+    uri = "/_matrix/federation/v1/send/1"
+    altered = encode_canonical({**content, "origin_server_ts": 2})
+    for body in (_exactly(content), altered):
+        refused = await peer.asks(homeserver, "PUT", uri, content, body=body)
+        assert refusal(refused) == (413, "M_TOO_LARGE")
+    answer = await peer.asks(homeserver, "PUT", uri, content, body=encode_canonical(content))
+    assert answer.json["pdus"] == {pdu.event_id: {} for pdu in pdus}
 
 
 async def test_a_server_that_is_too_fast_is_slowed_down(

@@ -37,8 +37,8 @@ LARGE_BYTES = 1 << 16
 
 DENSE_FROM_BYTES = 1 << 19
 BYTES_PER_COMMA = 8
-"""Fewer in a body longer than that are no events or messages, but tiny values, of which it takes
-some sixty bytes of memory each; and what a body says is read before it is known whose it is."""
+"""Fewer in a body longer than that are tiny values, of which it takes some sixty bytes of memory
+each. They may be an honest server's, whose users can write events of nothing else."""
 
 
 class PeerAuthentication:
@@ -82,11 +82,40 @@ class PeerAuthentication:
         object or too much of one. A server that asks is back: whatever waits for it is sent at
         once.
         """
-        is_large = len(body) > LARGE_BYTES
-        if is_large:
-            content = await asyncio.to_thread(_parse_large, body)
+        if len(body) > LARGE_BYTES:
+            content = await self._check_large(request, claimed, body)
         else:
             content = parse_content(body)
+            await self._check_parsed(request, claimed, content)
+        self._destinations.note_alive(claimed.origin)
+        return content
+
+    async def _check_large(
+        self, request: web.BaseRequest, claimed: RequestSignature, body: bytes
+    ) -> JsonObject | None:
+        """Do so for a body that is read only once it is known whose it is.
+
+        Servers send what they sign, to the letter, though they need not: then it is read first,
+        unless that may take many times its size.
+        """
+        is_signed = await self._keys.has_signed_body(
+            claimed, method=request.method, uri=request.raw_path, body=body
+        )
+        if not is_signed and _is_dense(body):
+            raise TooLarge("The body holds too many values to be read in a form of your own")
+        content = await asyncio.to_thread(parse_content, body)
+        if not is_signed:
+            await self._check_parsed(request, claimed, content, is_large=True)
+        return content
+
+    async def _check_parsed(
+        self,
+        request: web.BaseRequest,
+        claimed: RequestSignature,
+        content: JsonObject | None,
+        *,
+        is_large: bool = False,
+    ) -> None:
         try:
             await self._keys.check_request(
                 claimed,
@@ -97,14 +126,10 @@ class PeerAuthentication:
             )
         except InvalidSignature as error:
             raise _unauthorized(f"Invalid signature: {error}") from None
-        self._destinations.note_alive(claimed.origin)
-        return content
 
 
-def _parse_large(body: bytes) -> JsonObject | None:
-    if len(body) > DENSE_FROM_BYTES and body.count(b",") * BYTES_PER_COMMA > len(body):
-        raise TooLarge("The body holds too many values")
-    return parse_content(body)
+def _is_dense(body: bytes) -> bool:
+    return len(body) > DENSE_FROM_BYTES and body.count(b",") * BYTES_PER_COMMA > len(body)
 
 
 def _unauthorized(message: str) -> MatrixError:

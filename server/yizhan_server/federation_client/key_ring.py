@@ -31,7 +31,11 @@ from yizhan_server.federation_client.key_attempts import Attempts
 from yizhan_server.federation_client.known_keys import Keys, KnownKeys, load_answer
 from yizhan_server.protocol.canonical_json import JsonObject
 from yizhan_server.protocol.identifiers import ServerName
-from yizhan_server.protocol.request_signing import RequestSignature, check_request_signature
+from yizhan_server.protocol.request_signing import (
+    RequestSignature,
+    check_body_signature,
+    check_request_signature,
+)
 from yizhan_server.protocol.server_keys import (
     LONGEST_VALIDITY_MS,
     InvalidServerKeys,
@@ -198,8 +202,6 @@ class KeyRing:
 
         With `is_large` it is checked in a thread, since encoding the content takes its time.
         """
-        want = Want(frozenset([claimed.key_id]), self._clock.now_ms(), for_request=True)
-        keys = want.pick(await self._keys_of(claimed.origin, [want]))
         check = partial(
             check_request_signature,
             claimed,
@@ -207,12 +209,33 @@ class KeyRing:
             uri=uri,
             destination=self._own.server_name,
             content=content,
-            keys=keys,
+            keys=await self._keys_for_request(claimed),
         )
         if is_large:
             await asyncio.get_running_loop().run_in_executor(self._threads, check)
         else:
             check()
+
+    async def has_signed_body(
+        self, claimed: RequestSignature, *, method: str, uri: str, body: bytes
+    ) -> bool:
+        """Whether the origin has signed this request, and sent the body as it signed it."""
+        try:
+            check_body_signature(
+                claimed,
+                method=method,
+                uri=uri,
+                destination=self._own.server_name,
+                body=body,
+                keys=await self._keys_for_request(claimed),
+            )
+        except InvalidSignature:
+            return False
+        return True
+
+    async def _keys_for_request(self, claimed: RequestSignature) -> dict[str, VerifyKey]:
+        want = Want(frozenset([claimed.key_id]), self._clock.now_ms(), for_request=True)
+        return want.pick(await self._keys_of(claimed.origin, [want]))
 
     async def _in_portions(
         self, work: Callable[[Sequence[T]], list[R]], items: Sequence[T]

@@ -143,11 +143,7 @@ def check_request_signature(
     `keys` are the origin's, by key ID, and only those that are valid now: an old key signs events
     but no requests. `uri` is the request target as it arrived, `content` as `parse_content` has it.
     """
-    if claimed.destination not in (None, destination):
-        raise InvalidSignature("the request is meant for another server")
-    key = keys.get(claimed.key_id)
-    if key is None:
-        raise InvalidSignature(f"{claimed.key_id} is no key of {claimed.origin}")
+    key = _key_of(claimed, destination, keys)
     signed = signed_object(
         method=method,
         uri=uri,
@@ -157,12 +153,55 @@ def check_request_signature(
     )
     try:
         encoded = _encode(signed)
-        signature = decode_base64(claimed.signature)
     except NotCanonical:
         raise InvalidSignature("nobody can have signed what is not canonical JSON") from None
+    key.check(_signature_of(claimed), encoded)
+
+
+def check_body_signature(
+    claimed: RequestSignature,
+    *,
+    method: str,
+    uri: str,
+    destination: ServerName,
+    body: bytes,
+    keys: Mapping[str, VerifyKey],
+) -> None:
+    """Raise InvalidSignature unless the origin signed a request with this very body.
+
+    Nothing is parsed for that. It fails as well where a server has sent a body in another form
+    than the canonical one, which it signed.
+    """
+    key = _key_of(claimed, destination, keys)
+    others = encode_transient(
+        signed_object(
+            method=method,
+            uri=uri,
+            origin=claimed.origin,
+            destination=claimed.destination,
+            content=None,
+        )
+    )
+    # The first of the keys, in their order.
+    key.check(_signature_of(claimed), b'{"content":' + body + b"," + others[1:])
+
+
+def _key_of(
+    claimed: RequestSignature, destination: ServerName, keys: Mapping[str, VerifyKey]
+) -> VerifyKey:
+    if claimed.destination not in (None, destination):
+        raise InvalidSignature("the request is meant for another server")
+    key = keys.get(claimed.key_id)
+    if key is None:
+        raise InvalidSignature(f"{claimed.key_id} is no key of {claimed.origin}")
+    return key
+
+
+def _signature_of(claimed: RequestSignature) -> bytes:
+    try:
+        return decode_base64(claimed.signature)
     except ValueError:
         raise InvalidSignature("a signature is base64") from None
-    key.check(signature, encoded)
 
 
 def parse_content(data: bytes) -> JsonObject | None:
