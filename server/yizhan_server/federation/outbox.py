@@ -64,8 +64,8 @@ After a crash it passes them again.
 MAX_FLEETING = 1000
 """EDUs that need not arrive that wait for one server; beyond, the oldest give way."""
 
-RETRY_S = 60.0
-"""After an answer that is no sign of death, and yet not the right one."""
+RETRY_S, LONGEST_RETRY_S = 60.0, 1800.0
+"""After an answer that is no sign of death, and yet not the right one; then ever later."""
 
 
 class StreamEdus(Protocol):
@@ -318,6 +318,7 @@ class Outbox:
         Also when the transaction has been given up meanwhile, which its end then shows. False if
         the server is no longer to be spoken with.
         """
+        retry_s = RETRY_S
         while True:
             try:
                 refused = await self._requests.send_transaction(server, txn_id, body)
@@ -336,7 +337,8 @@ class Outbox:
                 log.warning("transaction not taken", extra={"why": str(failure)})
                 if give_up:
                     return True
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
             else:
                 for event_id, why in refused.items():
                     log.info("event refused", extra={"event_id": event_id, "why": why[:200]})
