@@ -249,6 +249,7 @@ async def assembled(settings: Settings, db: Database, clock: Clock) -> AsyncIter
         background.keep("unnamed files", homeserver.services.media.run)
         background.keep("files of other servers", homeserver.services.remote_media.run)
         background.keep("room removals", homeserver.removal.resume)
+        background.spawn("ended accounts", homeserver.services.deactivation.resume())
         background.keep("oauth", homeserver.services.oauth_grants.run)
         housekeeping = Housekeeping(db, clock, settings.rooms.redaction_retention_days)
         background.keep("housekeeping", housekeeping.run)

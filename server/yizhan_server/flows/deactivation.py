@@ -82,3 +82,9 @@ class Deactivation:
             raise NotFound("There is no such account") from None
         await self._rooms.leave_all(user_id)
         return await self._unbind_addresses(user_id)
+
+    async def resume(self) -> None:
+        """Leave the rooms that accounts were still in when the server ended amid their end."""
+        async for account in self._accounts.scan():
+            if account.is_deactivated:
+                await self._rooms.leave_all(account.user_id)
