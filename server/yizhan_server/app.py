@@ -348,7 +348,7 @@ def build(
     key_queries = KeyQueries(db, remote_keys, server_name=server_name)
     access = RoomAccess(db, rooms, keys)
     aliases = Aliases(db, rooms, appservice_queries, remote.aliases, server_name)
-    relations = Relations(db, access, shared_rooms.backfill)
+    relations = Relations(db, access, shared_rooms.backfill, personal.ignoring)
     summaries = RoomSummaries(rooms, shared_rooms.access, remote.summaries)
     renderer = EventRenderer(db, clock, access, relations)
     counter = EphemeralCounter()

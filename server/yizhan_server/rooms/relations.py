@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from yizhan_database import Database
 from yizhan_server.protocol.canonical_json import parse_roughly
+from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.stream_token import PageToken, SyncToken, parse_token
 from yizhan_server.rooms.access import ReadableRoom, RoomAccess, VisibleEvent
 from yizhan_server.rooms.incoming.backfill import Backfill
@@ -45,11 +46,22 @@ class RelationsPage:
     end: str | None
 
 
+class IgnoredPeople(Protocol):
+    """Knows who ignores whom."""
+
+    async def ignored_by(self, user_id: UserID) -> frozenset[str]:
+        """Return whom a user ignores: nothing of theirs is bundled."""
+        ...
+
+
 class Relations:
     """Finds related events."""
 
-    def __init__(self, db: Database, access: RoomAccess, backfill: Backfill) -> None:
+    def __init__(
+        self, db: Database, access: RoomAccess, backfill: Backfill, ignoring: IgnoredPeople
+    ) -> None:
         self._db = db
+        self._ignoring = ignoring
         self._access = access
         self._backfill = backfill
 
@@ -160,8 +172,9 @@ class Relations:
 
     async def _thread(self, readable: ReadableRoom, target: StoredEvent) -> object | None:
         summary = await stored_relations.thread_summary(
-            self._db, readable.room.nid, target.event_id, readable.user_id, readable.upto
-        )
+            self._db, readable.room.nid, target.event_id, readable.user_id, readable.upto,
+            await self._ignoring.ignored_by(readable.user_id),
+        )  # fmt: skip
         if summary is None:
             return None
         found = await self._latest_visible(readable, target, summary.latest)
@@ -190,7 +203,9 @@ class Relations:
             self._db, readable.room.nid, root.event_id, rel_type=THREAD, event_type=None,
             after=BEGINNING, before=latest.pos, backwards=True, limit=MAX_REPLIES, hops=1,
         )  # fmt: skip
-        visible = await self._access.visible(readable, earlier)
+        ignored = await self._ignoring.ignored_by(readable.user_id)
+        heard = [event for event in earlier if event.sender not in ignored]
+        visible = await self._access.visible(readable, heard)
         return visible[0] if visible else None
 
     async def _without_erased(self, readable: ReadableRoom, event: StoredEvent) -> StoredEvent:
@@ -202,7 +217,9 @@ class Relations:
             self._db, readable.room.nid, target.event_id, rel_type=REFERENCE, event_type=None,
             after=BEGINNING, before=END, backwards=False, limit=100, hops=1,
         )  # fmt: skip
-        visible = await self._access.visible(readable, rows)
+        ignored = await self._ignoring.ignored_by(readable.user_id)
+        heard = [event for event in rows if event.sender not in ignored]
+        visible = await self._access.visible(readable, heard)
         return {"chunk": [{"event_id": event.event_id} for event in visible]} if visible else None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
+from msgspec.structs import replace
 
 from yizhan_database import Database
 from yizhan_server.clock import Clock
@@ -90,7 +91,7 @@ class EventRenderer:
                 self._db, reader.user_id, reader.device_id, own
             )
         redacted = [event.event_id for event in events if event.flags & REDACTED]
-        redactions = await self._redactions(redacted) if redacted else {}
+        redactions = await self._redactions(reader, redacted) if redacted else {}
         relations = await self._aggregations.bundle(reader.readable, events) if bundle else {}
         previous = await self._previous(events)
         rendered = []
@@ -137,11 +138,20 @@ class EventRenderer:
             rendered.append(splice(event_bytes(event, room), unsigned))
         return rendered
 
-    async def _redactions(self, event_ids: list[str]) -> dict[str, StoredEvent]:
-        """Return the redaction of each redacted event."""
+    async def _redactions(self, reader: Reader, event_ids: list[str]) -> dict[str, StoredEvent]:
+        """Return the redaction of each redacted event; without its reason where it is unseen."""
         by_event = await stored_events.applied_redactions(self._db, event_ids)
         known = await stored_events.events_by_nid(self._db, list(by_event.values()))
-        return {event_id: known[nid] for event_id, nid in by_event.items() if nid in known}
+        seen = {
+            event.nid for event in await self._access.visible(reader.readable, list(known.values()))
+        }
+        return {
+            event_id: event
+            if (event := known[nid]).nid in seen
+            else replace(event, flags=event.flags | REDACTED)
+            for event_id, nid in by_event.items()
+            if nid in known
+        }
 
     async def _previous(self, events: Sequence[StoredEvent]) -> dict[int, dict[str, Any]]:
         """Return what is said of the event that each state event replaced."""

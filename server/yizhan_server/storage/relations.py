@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from yizhan_database import Database, in_list
@@ -92,23 +93,29 @@ async def latest_replacement(db: Database, room: int, target: StoredEvent) -> St
 
 
 async def thread_summary(
-    db: Database, room: int, root: str, user_id: str, upto: int
+    db: Database, room: int, root: str, user_id: str, upto: int, ignored: AbstractSet[str]
 ) -> ThreadSummary | None:
     """Return the newest reply, the number of replies, and whether the user wrote one.
 
-    As of the stream position `upto`.
+    As of the stream position `upto`, without replies by users in `ignored`.
     """
-    row = await db.row(
-        "SELECT count(*), max(pos), max(CASE WHEN sender = ? THEN 1 ELSE 0 END) FROM event"
+    rows = await db.rows(
+        "SELECT sender, count(*), max(pos) FROM event"
         " WHERE rel_to = ? AND rel_type = 'm.thread' AND room = ? AND pos <= ?"
-        f" AND flags & {HIDDEN} = 0",
-        user_id, root, room, upto,
+        f" AND flags & {HIDDEN} = 0 GROUP BY sender",
+        root, room, upto,
     )  # fmt: skip
-    if row is None or not row[0]:
+    counted = [(sender, count, pos) for sender, count, pos in rows if sender not in ignored]
+    if not counted:
         return None
-    latest = await db.row(f"SELECT {COLUMNS} FROM event WHERE room = ? AND pos = ?", room, row[1])
+    newest = max(pos for _, _, pos in counted)
+    latest = await db.row(f"SELECT {COLUMNS} FROM event WHERE room = ? AND pos = ?", room, newest)
     assert latest is not None, "the position was just read"
-    return ThreadSummary(event_from(latest), row[0], bool(row[2]))
+    return ThreadSummary(
+        event_from(latest),
+        sum(count for _, count, _ in counted),
+        any(sender == user_id for sender, _, _ in counted),
+    )
 
 
 async def thread_roots(
