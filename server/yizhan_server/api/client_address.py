@@ -31,6 +31,17 @@ class ClientAddresses:
                 return peer if _parse(address) is None else address
         return peer
 
+    def limited(self, request: web.BaseRequest) -> str:
+        """Return what the requests of this client are counted by.
+
+        Whoever has one IPv6 address has 2^64 of them: their network is one client.
+        """
+        address = self.of(request)
+        parsed = _parse(address)
+        if not isinstance(parsed, ipaddress.IPv6Address) or parsed.ipv4_mapped is not None:
+            return address
+        return f"{ipaddress.IPv6Address(int(parsed) >> 64 << 64)}/64"
+
     def _is_trusted(self, address: str) -> bool:
         parsed = _parse(address)
         return parsed is not None and any(parsed in network for network in self._trusted)

@@ -548,7 +548,7 @@ class Wrapper:
         self, request: web.BaseRequest, route: Route, path: dict[str, str]
     ) -> Answer:
         """Serve another server. Its body is read before it is known, but parsed only once."""
-        self._limits.check(PEER_ADDRESS_LIMIT, self._addresses.of(request))
+        self._limits.check(PEER_ADDRESS_LIMIT, self._addresses.limited(request))
         claimed = self._peers.read_claim(request)
         data = await read_body(request, route.max_body)
         content = await self._peers.check(request, claimed, data)
@@ -572,7 +572,7 @@ class Wrapper:
                 raise guest_forbidden()
         if route.limit is not None and (requester is None or requester.is_rate_limited):
             self._limits.check(
-                route.limit, requester.user_id if requester else self._addresses.of(request)
+                route.limit, requester.user_id if requester else self._addresses.limited(request)
             )
         body: Any = None
         if route.parse is not None:

@@ -185,6 +185,27 @@ async def test_who_shares_an_address_with_many_refreshes_all_the_same(
         token = (await _refreshed(server, token)).session["refresh_token"]
 
 
+async def test_the_addresses_of_one_ipv6_network_are_counted_as_one(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(
+        rate_limits__enabled=True,
+        rate_limits__login={"per_second": 0.001, "burst": 3},
+        listen__trusted_proxies=["127.0.0.0/8"],
+    )
+
+    async def guesses(address: str) -> int:
+        url = f"{server.url}/_matrix/client/v3/register/available?username=x"
+        async with server.http.get(url, headers={"X-Forwarded-For": address}) as response:
+            return response.status
+
+    of_one = [await guesses(f"2001:db8:1:2::{number}") for number in range(1, 5)]
+    assert 429 not in of_one[:3]
+    assert of_one[3] == 429
+    for other in ("2001:db8:1:3::1", "192.0.2.1", "192.0.2.2", "::ffff:192.0.2.3"):
+        assert await guesses(other) != 429
+
+
 async def _refreshed(server: AccountServer, token: str) -> Person:
     answer = await server.call("POST", "/v3/refresh", {"refresh_token": token})
     assert answer.status == 200, answer.json
