@@ -126,3 +126,13 @@ async def test_what_can_no_longer_be_sent_is_dropped(alice: Person, bob: Person)
     assert refused.errcode == "M_FORBIDDEN"
     await wait_for(bob, 1)
     assert (await alice.syncs()).texts(room) in ([], ["never"])
+
+
+async def test_nothing_is_redacted_at_once_that_was_to_be_redacted_later(alice: Person) -> None:
+    room = await alice.creates_room()
+    event = await alice.says(room, "precious")
+    path = f"/v3/rooms/{quote(room)}/send/m.room.redaction/t?org.matrix.msc4140.delay={HOUR}"
+    refused = await alice.refused("PUT", path, {"redacts": event})
+    assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
+    seen = await alice.get(f"/v3/rooms/{quote(room)}/event/{quote(event)}")
+    assert seen["content"]["body"] == "precious"

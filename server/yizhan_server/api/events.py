@@ -36,6 +36,9 @@ class RedactBody(msgspec.Struct):
 async def send(call: Call[JsonObject]) -> JsonObject:
     """Send a message event; the same transaction id is the same event."""
     if call.path["type"] == "m.room.redaction" and isinstance(call.body.get("redacts"), str):
+        if call.query(DELAY) is not None:
+            # Rather than at once: what is redacted does not come back.
+            raise InvalidParam("Redactions cannot be delayed")
         return await _redact(call, call.body.pop("redacts"), call.body)
     joined = await call.joined_room()
     draft = Draft(joined.user_id, call.path["type"], call.body, ts_ms=_time(call))
