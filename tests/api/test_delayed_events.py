@@ -136,3 +136,12 @@ async def test_nothing_is_redacted_at_once_that_was_to_be_redacted_later(alice: 
     assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
     seen = await alice.get(f"/v3/rooms/{quote(room)}/event/{quote(event)}")
     assert seen["content"]["body"] == "precious"
+
+
+async def test_nobody_leaves_at_once_who_was_to_leave_later(alice: Person) -> None:
+    room = await alice.creates_room()
+    member = f"/v3/rooms/{quote(room)}/state/m.room.member/{quote(alice.user_id)}"
+    path = f"{member}?org.matrix.msc4140.delay={HOUR}"
+    refused = await alice.refused("PUT", path, {"membership": "leave"})
+    assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
+    assert (await alice.get(member))["membership"] == "join"

@@ -126,7 +126,11 @@ async def _set_state(call: Call[JsonObject], state_key: str) -> JsonObject:
         target = parse_user_id(state_key)
         if not isinstance(call.body.get("membership"), str):
             raise BadJson("'membership' must be a string")
-        if call.body["membership"] == "invite":
+        is_invitation = call.body["membership"] == "invite"
+        if call.query(DELAY) is not None and (is_invitation or target == call.requester.user_id):
+            # Rather than at once, or without the server of whom is invited.
+            raise InvalidParam("One's own membership and invitations cannot be delayed")
+        if is_invitation:
             await call.services.members.check_invitable(target)
     if kind == "m.room.member" and state_key == call.requester.user_id:
         # One's own membership changes from outside, too: the authorisation rules decide.
