@@ -314,6 +314,56 @@ async def test_a_message_that_something_here_follows_already_ends_no_branch(
     assert await ends(guest, alice) == {follows.event_id}
 
 
+@pytest.mark.parametrize("who", ["somebody here", "somebody there"])
+async def test_state_can_be_set_after_branches_that_resolve_to_what_was_before(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person, who: str
+) -> None:
+    levels = {"users": {alice.user_id: 100, f"@guest:{peer.name}": 50}}
+    room = await alice.creates_room(
+        preset="public_chat", room_version="10", power_level_content_override=levels
+    )
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    first = guest.builds("m.room.topic", {"topic": "first"}, "")
+    # By its date it was set before the one that it follows, and does not prevail.
+    second = guest.dates(guest.builds("m.room.topic", {"topic": "second"}, ""), ago_ms=5000)
+    beside = guest.says("beside", after=[first])
+    await guest.sends(first, second, beside)
+    path = f"/v3/rooms/{quote(room)}/state/m.room.topic/"
+    assert await alice.get(path) == {"topic": "first"}
+    if who == "somebody here":
+        await alice.says(room, "together again")
+    else:
+        await guest.sends(guest.says("together again", after=[second, beside]))
+    await alice.sets(room, "m.room.topic", {"topic": "third"})
+    await alice.sets(room, "m.room.topic", {"topic": "fourth"})
+    assert await alice.get(path) == {"topic": "fourth"}
+    assert (await alice.get(f"/v3/rooms/{quote(room)}/state/m.room.power_levels/")).items() >= (
+        levels.items()
+    )
+
+
+async def test_state_can_be_set_after_late_state_that_ends_no_branch(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    levels = {"users": {alice.user_id: 100, f"@guest:{peer.name}": 50}}
+    room = await alice.creates_room(
+        preset="public_chat", room_version="10", power_level_content_override=levels
+    )
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    late = guest.builds("m.room.topic", {"topic": "late"}, "")
+    edge, follows = guest.says("edge"), guest.says("follows")
+    guest.gives_missing()
+    guest.gives_state()
+    guest.gives_missing(guest.says("elsewhere", after=[late]))
+    assert await guest.sends(follows) == {follows.event_id: {}}
+    assert await guest.sends(late) == {late.event_id: {}}
+    assert edge.event_id not in await shown(alice, room)
+    assert await ends(guest, alice) == {follows.event_id}
+    path = f"/v3/rooms/{quote(room)}/state/m.room.topic/"
+    await alice.sets(room, "m.room.topic", {"topic": "at last"})
+    assert await alice.get(path) == {"topic": "at last"}
+
+
 async def test_a_branch_that_the_disk_did_not_take_is_shown_when_it_comes_again(
     homeserver: HomeserverInProcess, peer: Peer, alice: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:

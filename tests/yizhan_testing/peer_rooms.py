@@ -114,6 +114,18 @@ class PeerInRoom:
         self.last = [pdu]
         return pdu
 
+    def dates(self, event: Pdu, *, ago_ms: int) -> Pdu:
+        """Return the event that came last as one of a time ago, and have it be the last."""
+        unsigned = {
+            key: value for key, value in event.raw.items() if key not in ("hashes", "signatures")
+        }
+        raw = {**unsigned, "origin_server_ts": event.origin_server_ts - ago_ms}
+        raw = hash_and_sign_event(raw, self.version, self.peer.name, self.peer.key)
+        pdu = parse_pdu(raw, self.version)
+        self.events[pdu.event_id] = pdu
+        self.last = [pdu]
+        return pdu
+
     def says(self, text: str, **fields: Any) -> Pdu:
         return self.builds("m.room.message", {"msgtype": "m.text", "body": text}, **fields)
 

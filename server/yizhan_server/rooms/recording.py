@@ -51,7 +51,7 @@ class Batch:
     head: Head
     point: Point
     """The place of the state after everything built so far."""
-    is_line_head: bool | None = True
+    is_line_head: bool | None = None
     """Whether `point` ends its line; None where only the database knows."""
     event_ids: list[EventID] = field(default_factory=list)
     changes: StateChanges = field(default_factory=dict)
@@ -115,8 +115,19 @@ class Recorder:
             await settled(room)
             merged = await merge(self._resolver, room, points)
             batch.point = await point_of_merge(self._db, self._numbers, batch.tx, room.nid, merged)
-            batch.is_line_head = True if merged.changes else None
+            batch.is_line_head = bool(merged.changes) or await self._is_line_head(batch.point)
+        elif room.line_head == batch.point:
+            batch.is_line_head = True
+        else:
+            # Resolution may have returned to an earlier place, or something that is no end has
+            # continued the line. Who took it for its head would never write state here again.
+            await settled(room)
+            batch.is_line_head = await self._is_line_head(batch.point)
         return batch
+
+    async def _is_line_head(self, point: Point) -> bool:
+        head, _ = await stored_state.line_head(self._db, point.line)
+        return head == point.seq
 
     async def record(
         self,
@@ -292,7 +303,7 @@ class Recorder:
             also(tx)
         tx.after_commit(lambda commit: self._publish(batch, head, commit))
         done = self._db.submit(tx)
-        room.enqueue(head, batch.changes, done)
+        room.enqueue(head, batch.changes, done, batch.point if batch.is_line_head else None)
         return done
 
     def _publish(self, batch: Batch, head: Head, commit: Commit) -> None:

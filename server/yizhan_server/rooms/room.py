@@ -27,7 +27,7 @@ from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
 from yizhan_server.storage.events import REDACTED, StoredEvent
 from yizhan_server.storage.rooms import Extremity, StoredRoom
-from yizhan_server.storage.state import StateKey
+from yizhan_server.storage.state import Point, StateKey
 
 LATEST = 2**62
 """Greater than any stream position."""
@@ -76,6 +76,8 @@ class Room:
         self.lane = Lane()
         self.last_job: asyncio.Future[Commit] | None = None
         """The job that leads to the tail, done or not; None if this process submitted none."""
+        self.line_head: Point | None = None
+        """The place of the tail's only end, where that is known to be the head of its line."""
         self.last_pos = 0
         """Position of the last live event that this process committed or read; 0 if unknown."""
         self.ring: deque[StoredEvent] = deque()
@@ -192,9 +194,19 @@ class Room:
             return self._tail_state[key]
         return await self.state_event(*key)
 
-    def enqueue(self, head: Head, changes: StateChanges, job: asyncio.Future[Commit]) -> None:
-        """Advance the tail: `job`, which leads to `head`, has just been submitted."""
+    def enqueue(
+        self,
+        head: Head,
+        changes: StateChanges,
+        job: asyncio.Future[Commit],
+        line_head: Point | None,
+    ) -> None:
+        """Advance the tail: `job`, which leads to `head`, has just been submitted.
+
+        `line_head` is where its only end continues a line; None where it is not known to.
+        """
         self.tail = head
+        self.line_head = line_head
         self.last_job = job
         self._tail_state.update(changes)
 
@@ -274,4 +286,5 @@ class Room:
         self.ring_from = LATEST
         self.last_pos = 0
         self.last_job = None
+        self.line_head = None
         self.lane = Lane()

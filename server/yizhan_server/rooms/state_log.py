@@ -2,8 +2,9 @@
 
 Only an event that becomes a forward extremity continues a line; whatever stands beside the
 extremities (soft-failed, behind the head, history) opens a child line. So the place of a room's
-only extremity is always the head of its line, and the next event continues it without a look
-at the database.
+only extremity is mostly the head of its line, and stays so while one event follows the other:
+`Room.line_head` spares a look at the database. After branches it is looked up, for they may have
+been resolved to a place that others have continued.
 
 Forks upon forks would make a look-up visit line after line. Before a line becomes too deep, one
 of its ancestors is led past some of those before it: docs/adr/0015-lines-of-state-are-shortened.md.

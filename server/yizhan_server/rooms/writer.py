@@ -324,7 +324,7 @@ class EventWriter:
             tx = Transaction(room.lane)
             stored_rooms.create_room(tx, room.nid, room.room_id, version.identifier)
             stored_state.open_line(tx, line, room.nid, None, 0)
-            batch = Batch(room, tx, room.tail, Point(line, 0))
+            batch = Batch(room, tx, room.tail, Point(line, 0), is_line_head=True)
             await self._recorder.record(batch, create)
             for draft in drafts:
                 await self._append(batch, draft)
