@@ -15,7 +15,7 @@ from yizhan_server.protocol.auth_rules import may_redact
 from yizhan_server.protocol.errors import Forbidden, InvalidParam, NotFound
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.rooms.point_state import PointState
-from yizhan_server.rooms.power import StateSource, power_levels_in
+from yizhan_server.rooms.power import StateSource, current_power_levels, power_levels_in
 from yizhan_server.rooms.room import Room
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.state_log import Merge
@@ -99,6 +99,12 @@ async def _may_redact(
     pdus = await pdus_by_nid(db, [target.nid], room.version)
     levels = await power_levels_in(state, room.version)
     return may_redact(redaction, pdus[target.nid], levels)
+
+
+async def may_redact_now(db: Database, room: Room, redaction: Pdu, target: StoredEvent) -> bool:
+    """Whether the room, as it is now, permits a redaction, whatever its version."""
+    pdus = await pdus_by_nid(db, [target.nid], room.version)
+    return may_redact(redaction, pdus[target.nid], await current_power_levels(room))
 
 
 async def find_waiting_redaction(

@@ -28,7 +28,11 @@ from yizhan_server.rooms.incoming.ordering import sorted_by_auth
 from yizhan_server.rooms.point_state import PointState
 from yizhan_server.rooms.power import StateSource
 from yizhan_server.rooms.recording import settled
-from yizhan_server.rooms.redactions import find_remote_target, find_waiting_redaction
+from yizhan_server.rooms.redactions import (
+    find_remote_target,
+    find_waiting_redaction,
+    may_redact_now,
+)
 from yizhan_server.rooms.room import Room, StateEvent
 from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
@@ -210,6 +214,7 @@ class History:
             return
         if server_name_of(pdu.sender) != server_name_of(target.event.sender) and (
             await _was_sent_away(room, pdu.sender)
+            or not await may_redact_now(self._db, room, pdu, target.event)
         ):
             # Live, it would fail softly. Whoever tells of the past may have made it up just now.
             return

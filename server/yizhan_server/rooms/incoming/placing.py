@@ -231,6 +231,10 @@ class Placing:
         except AuthRuleRejection as rejection:
             _log_refused("event soft-failed", pdu, rejection)
             return Outcome.SOFT_FAILED
+        if is_redaction(pdu) and await find_remote_target(self._db, room, pdu, current) is None:
+            # Permitted where it stands: whoever was a moderator may still choose such a place.
+            log.info("redaction soft-failed", extra={"event_id": pdu.event_id})
+            return Outcome.SOFT_FAILED
         policy = await self._policies.lacking(room, pdu, current)
         if policy is None:
             return Outcome.ACCEPTED

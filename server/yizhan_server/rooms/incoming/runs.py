@@ -174,7 +174,10 @@ class Branches(Run):
             return False
         room = self.batch.room
         current = await permitting_state(self.batch.state_event, pdu, room.version)
-        return _ids(current) == _ids(state) or _permits(current, pdu, room)
+        if _ids(current) == _ids(state):
+            return True
+        # What a redaction may prune depends on the power that its sender has by now.
+        return not is_redaction(pdu) and _permits(current, pdu, room)
 
     @override
     async def _record(
