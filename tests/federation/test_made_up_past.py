@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import pytest
 
+from yizhan_server.protocol.event import Pdu, parse_pdu
+from yizhan_server.protocol.signing import hash_and_sign_event
+from yizhan_testing.homeserver import homeserver_in_process
+from yizhan_testing.peer import federating
 from yizhan_testing.peer_rooms import V1, PeerInRoom, path_of
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from yizhan_testing.certificates import CertificateAuthority
+    from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
     from yizhan_testing.peer import Peer
 
@@ -43,3 +51,55 @@ async def test_who_is_no_moderator_any_more_redacts_nothing_out_of_the_past(
         await alice.get(path_of("/v3/rooms", room, "messages"), dir="b")
     shown = await alice.get(path_of("/v3/rooms", room, "event", said))
     assert shown["content"]["body"] == "stays"
+
+
+def at_time(guest: PeerInRoom, pdu: Pdu, ts_ms: int) -> Pdu:
+    """Return an event as if it had been sent at another time."""
+    raw = {key: each for key, each in pdu.raw.items() if key not in ("hashes", "signatures")}
+    raw["origin_server_ts"] = ts_ms
+    raw = hash_and_sign_event(raw, guest.version, guest.peer.name, guest.peer.key)
+    return parse_pdu(raw, guest.version)
+
+
+async def test_an_event_that_only_its_own_server_knows_of_is_not_found_in_the_past(
+    tmp_path: Path,
+    dialect: Dialect,
+    authority: CertificateAuthority,
+    peer: Peer,
+    stranger: Peer,
+) -> None:
+    settings = federating(authority, peer, stranger)
+    async with homeserver_in_process(tmp_path, dialect, 1, **settings) as homeserver:
+        alice = await homeserver.person("alice")
+        room = await alice.creates_room(preset="public_chat", room_version="11")
+        guest = await PeerInRoom.joins(peer, homeserver, room)
+        await PeerInRoom.joins(stranger, homeserver, room, "other")
+        begun = guest.last
+        await asyncio.sleep(0.02)  # what follows is of another millisecond
+        lost, edge, between, last = (guest.says(text) for text in ("lost", "edge", "then", "last"))
+        guest.gives_state()
+        del peer.answers["GET", path_of(f"{V1}/event", lost.event_id)]
+        guest.gives_missing(between)
+        assert await guest.sends(last) == {last.event_id: {}}
+
+        ts_ms = edge.origin_server_ts - 1
+        slipped = at_time(guest, guest.says("made up", after=begun), ts_ms)
+        answer = {"origin": peer.name, "origin_server_ts": 1, "pdus": [slipped.raw]}
+        path = path_of(f"{V1}/event", slipped.event_id)
+        peer.answers["GET", path] = answer
+        peer.answers["GET", path_of(f"{V1}/timestamp_to_event", room)] = {
+            "event_id": slipped.event_id, "origin_server_ts": ts_ms,
+        }  # fmt: skip
+
+        async def found() -> str:
+            where = path_of("/v1/rooms", room, "timestamp_to_event")
+            event_id: str = (await alice.get(where, ts=str(ts_ms), dir="b"))["event_id"]
+            return event_id
+
+        assert await found() != slipped.event_id
+        assert peer.count(path) == 1
+        shown = await alice.refused("GET", path_of("/v3/rooms", room, "event", slipped.event_id))
+        assert shown.status == 404
+
+        stranger.answers["GET", path] = answer
+        assert await found() == slipped.event_id

@@ -2,7 +2,9 @@
 
 Where somebody reads on beyond the edge of what this server has, servers in the room are asked for
 the events before it. What they answer counts only as far as events that are here refer to it,
-directly or through one another: nobody can slip an event into the past.
+directly or through one another: nobody can slip an event into the past. An event that somebody
+looks for by its time follows on nothing that is here; where it can be, a server other than its
+sender's has to know it.
 
 Nobody can make this server ask others without end: it asks once at a time for a room, a few
 servers, and does not ask again for a while at an edge at which nothing came.
@@ -24,7 +26,7 @@ from yizhan_server.federation_client.errors import RemoteFailure
 from yizhan_server.federation_client.events import EventRequests, FoundEvent
 from yizhan_server.federation_client.peers import Peers
 from yizhan_server.protocol.event import Pdu
-from yizhan_server.protocol.identifiers import EventID, ServerName
+from yizhan_server.protocol.identifiers import EventID, ServerName, server_name_of
 from yizhan_server.rooms.incoming.gaps import Gaps
 from yizhan_server.rooms.incoming.history import History
 from yizhan_server.rooms.incoming.verification import Verification
@@ -119,9 +121,32 @@ class Backfill:
                 log.info("no event of that time obtained", extra={"why": str(failure)})
                 continue
             pdus = await self._verification.verified([raw], room.version, room.room_id)
-            if pdus and pdus[0].event_id == event_id and await self._keep(server, room, pdus):
+            if not pdus or pdus[0].event_id != event_id:
+                continue
+            if not await self._is_known_elsewhere(server, room, pdus[0]):
+                log.info("event of that time is known to its server only")
+                continue
+            if await self._keep(server, room, pdus):
                 return FoundEvent(event_id, pdus[0].origin_server_ts)
         return None
+
+    async def _is_known_elsewhere(self, told_by: ServerName, room: Room, pdu: Pdu) -> bool:
+        """Whether a server other than the sender's has an event, or there is none to ask.
+
+        The sender's could have made it up just now.
+        """
+        sender = server_name_of(pdu.sender)
+        if told_by != sender:
+            return True
+        others = [each for each in await self._peers_in(room) if each != sender]
+        for server in others[:SERVERS]:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._requests.event(server, pdu.event_id)
+            except (RemoteFailure, TimeoutError):
+                continue
+            return True
+        return not others
 
     async def _fetch_before(self, room: Room, wanted: Sequence[EventID]) -> None:
         try:
@@ -148,10 +173,11 @@ class Backfill:
         return await self._history.append(room, pdus) > 0
 
     async def _servers(self, room: Room) -> list[ServerName]:
+        return (await self._peers_in(room))[:SERVERS]
+
+    async def _peers_in(self, room: Room) -> list[ServerName]:
         servers = await stored_servers.largest_servers(self._db, room.nid)
-        return [ServerName(each) for each in servers if self._peers.is_allowed(ServerName(each))][
-            :SERVERS
-        ]
+        return [ServerName(each) for each in servers if self._peers.is_allowed(ServerName(each))]
 
     async def _unpaused(self, room: Room, low: int, high: int) -> list[EventID]:
         now_ms = self._clock.now_ms()
