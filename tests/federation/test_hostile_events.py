@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 
 from yizhan_server.protocol.canonical_json import encode_lenient
-from yizhan_server.protocol.identifiers import EventID
+from yizhan_server.protocol.event import Pdu, parse_pdu
+from yizhan_server.protocol.identifiers import EventID, RoomID
 from yizhan_server.protocol.signing import hash_and_sign_event
 from yizhan_testing.peer_in_room import PeerInRoom, joined
 
@@ -390,3 +391,90 @@ async def test_what_no_column_can_hold_is_no_fault_of_ours(
     assert (await mallory.peer.asks(homeserver, "PUT", uri, event)).status == 403
     uri = f"/_matrix/federation/v1/backfill/{place}?v=%00&limit=1"
     assert (await mallory.peer.asks(homeserver, "GET", uri)).status == 400
+
+
+def renamed(mallory: PeerInRoom, event: Pdu, event_id: EventID) -> Pdu:
+    """Return an event of an old room under another ID."""
+    left = {key: part for key, part in event.raw.items() if key not in ("hashes", "signatures")}
+    raw = {**left, "event_id": event_id, "origin": mallory.peer.name}
+    peer, version = mallory.peer, mallory.version
+    pdu = parse_pdu(hash_and_sign_event(raw, version, peer.name, peer.key), version)
+    mallory.known[event_id] = pdu
+    return pdu
+
+
+async def test_an_event_with_the_id_of_one_in_another_old_room_stops_nothing_else(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    rooms = [await alice.creates_room(preset="public_chat", room_version="1") for _ in range(2)]
+    there, here = [await joined(peer, homeserver, room) for room in rooms]
+    said = there.event("m.room.message", {"body": "there"})
+    assert (await there.sends(said)).json["pdus"] == {said.event_id: {}}
+    again = renamed(here, here.event("m.room.message", {"body": "here"}), said.event_id)
+    other = here.event("m.room.message", {"body": "and this"})
+    results = (await here.sends(again, other)).json["pdus"]
+    assert (set(results[again.event_id]), results[other.event_id]) == ({"error"}, {})
+    shown = (await everything(alice, rooms[1]))[1]
+    assert other.event_id in shown
+    assert said.event_id not in shown
+
+
+async def test_an_event_of_another_old_room_is_no_part_of_a_state_that_names_its_id(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="1")
+    there = await joined(peer, homeserver, room)
+    member = {"membership": "join", "displayname": SECRET}
+    named = there.follows(there.event("m.room.member", member, there.user_id))
+    assert (await there.sends(named)).json["pdus"] == {named.event_id: {}}
+
+    owner = there.user_id
+    room_id = RoomID(f"!theirs:{peer.name}")
+    here = PeerInRoom(peer, homeserver, room_id, there.version, owner)
+    here.follows(here.event("m.room.create", {"creator": owner}, "", follows=[]))
+    here.follows(here.event("m.room.member", {"membership": "join"}, owner))
+    here.follows(here.event("m.room.join_rules", {"join_rule": "public"}, ""))
+    topic = here.event("m.room.topic", {"topic": "theirs"}, "")
+    here.follows(renamed(here, topic, named.event_id))
+    join = {"membership": "join"}
+    template = here.event("m.room.member", join, alice.user_id, sender=alice.user_id).raw
+    state = [event.raw for event in here.state.values()]
+
+    async def make_join(_: object) -> Any:
+        return {"room_version": "1", "event": template}
+
+    async def send_join(_: object) -> Any:
+        return {"origin": peer.name, "state": state, "auth_chain": []}
+
+    peer.handlers_below["/_matrix/federation/v1/make_join/"] = make_join
+    peer.handlers_below["/_matrix/federation/v2/send_join/"] = send_join
+    await alice.call("POST", f"/v3/join/{quote(room_id)}", {}, params={"via": peer.name})
+    told: Any = await alice.get(f"/v3/rooms/{quote(room_id, safe='')}/state")
+    shown = {(each["type"], each["room_id"], each["state_key"]) for each in told}
+    assert shown == {(kind, room_id, key) for kind, key in here.state if kind != "m.room.topic"} | {
+        ("m.room.member", room_id, alice.user_id)
+    }
+
+
+async def test_an_invitation_with_the_id_of_an_event_in_another_old_room_is_refused(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="1")
+    there = await joined(peer, homeserver, room)
+    said = there.event("m.room.message", {"body": "there"})
+    assert (await there.sends(said)).status == 200
+    room_id = RoomID(f"!theirs:{peer.name}")
+    here = PeerInRoom(peer, homeserver, room_id, there.version, there.user_id)
+    event = here.event("m.room.member", {"membership": "invite"}, alice.user_id, follows=[])
+    path = f"/_matrix/federation/v2/invite/{quote(room_id, safe='')}/{quote(said.event_id)}"
+    body = {
+        "room_version": "1",
+        "event": renamed(here, event, said.event_id).raw,
+        "invite_room_state": [],
+    }
+    answer = await peer.asks(homeserver, "PUT", path, body)
+    assert (answer.status, answer.json["errcode"]) == (400, "M_BAD_JSON")
+    again = renamed(here, event, EventID(f"$fresh:{peer.name}"))
+    path = path.replace(quote(said.event_id), quote(again.event_id))
+    answer = await peer.asks(homeserver, "PUT", path, {**body, "event": again.raw})
+    assert answer.status == 200, answer.content

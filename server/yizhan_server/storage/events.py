@@ -336,12 +336,28 @@ async def known_ids(db: Database, room: int, event_ids: Collection[str]) -> set[
     return found
 
 
-async def standings(db: Database, event_ids: Collection[str]) -> dict[EventID, tuple[int, int]]:
-    """Return (nid, flags) of those of these events, a few hundred, that are here."""
+async def standings(
+    db: Database, room: int, event_ids: Collection[str]
+) -> dict[EventID, tuple[int, int]]:
+    """Return (nid, flags) of those of these events, a few hundred, that are here, in the room."""
     rows = await db.rows(
-        *in_list("SELECT event_id, nid, flags FROM event WHERE event_id IN (??)", event_ids)
+        *in_list("SELECT event_id, room, nid, flags FROM event WHERE event_id IN (??)", event_ids)
     )
-    return {EventID(event_id): (nid, flags) for event_id, nid, flags in rows}
+    return {
+        EventID(event_id): (nid, flags) for event_id, of_room, nid, flags in rows if of_room == room
+    }
+
+
+async def taken_ids(
+    db: Database, room: int, event_ids: Collection[str], version: RoomVersion
+) -> set[EventID]:
+    """Return those of the IDs of coming events of a room that events of other rooms have.
+
+    Only where their senders choose them. There can be no second event of that ID here.
+    """
+    if version.event_id_format is not EventIdFormat.FIELD:
+        return set()
+    return await of_other_rooms(db, room, event_ids)
 
 
 async def of_other_rooms(db: Database, room: int, event_ids: Collection[str]) -> set[EventID]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from yizhan_database import Commit, Database, Transaction
+from yizhan_server.protocol.errors import BadJson
 from yizhan_server.protocol.event import Pdu
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.rooms.push_evaluation import PushEvaluation
@@ -49,7 +50,8 @@ class OutOfBand:
     ) -> None:
         """Make a member event the membership of its target, a user of ours, and tell the user.
 
-        `state` is what came with an invitation or knock; None ends it.
+        `state` is what came with an invitation or knock; None ends it. BadJson where an event of
+        another room has the same ID.
         """
         assert pdu.state_key is not None, "member events are state events"
         user_id, membership = UserID(pdu.state_key), pdu.membership
@@ -64,6 +66,8 @@ class OutOfBand:
             nid = known[pdu.event_id].nid
             stored_events.add_flags(tx, nid, flags)
         else:
+            if await stored_events.taken_ids(self._db, room.nid, [pdu.event_id], room.version):
+                raise BadJson("The event has the ID of another one")
             nid = await self._numbers.next("event")
             client, rest = stored_events.split_pdu(pdu)
             stored_events.append_event(

@@ -62,6 +62,8 @@ class History:
         Those that are here already, or that their own auth events do not permit, are left out.
         """
         given = {pdu.event_id: pdu for pdu in pdus}
+        for event_id in await stored_events.taken_ids(self._db, room.nid, given, room.version):
+            del given[event_id]
         named = {event_id for pdu in given.values() for event_id in pdu.auth_events}
         async with room.lock:
             known = await stored_events.known_pdus(
@@ -97,6 +99,8 @@ class History:
             )
             stored = known.get(edge.event_id)
             if stored is not None and stored.is_placed:
+                return
+            if await stored_events.taken_ids(self._db, room.nid, [edge.event_id], room.version):
                 return
             tx = Transaction()
             numbers = {await self._keys.intern(tx, key): nid for key, nid in before.items()}

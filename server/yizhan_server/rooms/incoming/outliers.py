@@ -44,9 +44,12 @@ class Outliers:
         """Store verified events and return all that are kept now, rejected ones included.
 
         Each is judged by its auth events, which are among `pdus` or here already. One whose auth
-        events cannot be had is left out, and so is whatever depends on it.
+        events cannot be had is left out, and so is whatever depends on it; also one whose ID an
+        event of another room has.
         """
         given = {pdu.event_id: pdu for pdu in pdus}
+        for event_id in await stored_events.taken_ids(self._db, room, given, version):
+            del given[event_id]
         named = {event_id for pdu in given.values() for event_id in _authority(pdu, version)}
         known = await stored_events.known_pdus(self._db, room, named | given.keys(), version)
         create = _create_of(given, known)
@@ -84,7 +87,10 @@ class Outliers:
             known[pdu.event_id] = KnownPdu(nid, None, None, None, flags, pdu)
             fresh.append(known[pdu.event_id])
         for start in range(0, len(fresh), CHUNK):
-            known |= await self._store(room, fresh[start : start + CHUNK])
+            chunk = fresh[start : start + CHUNK]
+            for each in chunk:
+                del known[each.pdu.event_id]
+            known |= await self._store(room, chunk)
         return {event_id: known[event_id] for event_id in given if event_id in known}
 
     async def usable_state(
@@ -133,12 +139,15 @@ class Outliers:
             tx, room, [(each.nid, each.pdu, each.flags) for each in fresh]
         )
         await self._db.commit(tx)
-        # Where somebody else stored some of them first, those numbers hold.
-        there = await stored_events.standings(self._db, [each.pdu.event_id for each in fresh])
+        # Where somebody else stored some of them first, those numbers hold; not those of a room
+        # in which another event has the same ID.
+        event_ids = [each.pdu.event_id for each in fresh]
+        there = await stored_events.standings(self._db, room, event_ids)
         found = {}
         for each in fresh:
-            nid, flags = there[each.pdu.event_id]
-            found[each.pdu.event_id] = replace(each, nid=nid, flags=flags)
+            if each.pdu.event_id in there:
+                nid, flags = there[each.pdu.event_id]
+                found[each.pdu.event_id] = replace(each, nid=nid, flags=flags)
         return found
 
 

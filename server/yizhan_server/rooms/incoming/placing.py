@@ -145,6 +145,10 @@ class Placing:
         run: Run | None = None
         ids = [pdu.event_id for pdu in pdus]
         known = await stored_events.known_pdus(self._db, room.nid, ids, room.version)
+        taken = await stored_events.taken_ids(self._db, room.nid, ids, room.version)
+        for event_id in taken:
+            outcomes[event_id] = Outcome.UNPLACEABLE
+        pdus = [pdu for pdu in pdus if pdu.event_id not in taken]
         for at, pdu in enumerate(pdus):
             standing = _standing(known.get(pdu.event_id))
             if standing is not None:
