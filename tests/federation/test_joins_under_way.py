@@ -8,20 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest_asyncio
+from aiohttp import web
 
 from yizhan_server.protocol.auth_events import auth_types_for_event
 from yizhan_server.protocol.event import Pdu, parse_pdu
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
 from yizhan_server.protocol.signing import hash_and_sign_event
+from yizhan_testing.homeserver import homeserver_in_process
 from yizhan_testing.large_room import V1, V2, LargeRoom
+from yizhan_testing.peer import federating
 from yizhan_testing.peer_rooms import path_of
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from pathlib import Path
 
+    from yizhan_testing.certificates import CertificateAuthority
+    from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
+    from yizhan_testing.later_clock import LaterClock
     from yizhan_testing.peer import Peer
 
 JsonObject = dict[str, Any]
@@ -53,15 +59,22 @@ class SlowRoom(LargeRoom):
         path = path_of("/v3/join", self.id)
         await person.call("POST", path, {}, params={"via": self.peer.name})
 
-    def builds(self, kind: str, content: JsonObject, state_key: str | None = None) -> Pdu:
-        """Return an event by the room's owner that follows the join."""
+    def builds(
+        self,
+        kind: str,
+        content: JsonObject,
+        state_key: str | None = None,
+        after: Pdu | None = None,
+    ) -> Pdu:
+        """Return an event by the room's owner that follows the join, or another event."""
         sender, join = UserID(f"@owner:{self.peer.name}"), self.join.result()
+        after = join if after is None else after
         state = {**self.state, join.key: join}
         keys = auth_types_for_event(kind, sender, state_key, content, self.version)
         event = {
             "type": kind, "sender": sender, "room_id": self.room_id, "content": content,
             "origin": self.peer.name, "origin_server_ts": time.time_ns() // 1_000_000,
-            "depth": join.depth + 1, "prev_events": [join.event_id],
+            "depth": after.depth + 1, "prev_events": [after.event_id],
             "auth_events": [state[key].event_id for key in keys if key in state],
         }  # fmt: skip
         if state_key is not None:
@@ -131,6 +144,65 @@ async def test_who_is_sent_away_meanwhile_is_not_in_the_room(
         assert await joined_rooms(bob) == []
 
     await until(bob, is_out)
+
+
+async def test_what_cannot_be_taken_at_once_is_not_forgotten(
+    homeserver: HomeserverInProcess, room: SlowRoom, bob: Person, clock: LaterClock
+) -> None:
+    missing: list[Pdu] = []
+
+    async def gives_missing(_: web.BaseRequest) -> web.StreamResponse | JsonObject:
+        if room.peer.count(path) == 1:
+            return web.json_response({"errcode": "M_UNKNOWN", "error": "not now"}, status=503)
+        return {"events": [pdu.raw for pdu in missing]}
+
+    path = path_of(f"{V1}/get_missing_events", room.id)
+    room.peer.answers["POST", path] = gives_missing
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(room.joins(bob))
+        await room.join
+        missing.append(room.builds("m.room.message", {"msgtype": "m.text", "body": "before"}))
+        ban = room.builds("m.room.member", {"membership": "ban"}, bob.user_id, after=missing[0])
+        await room.sends(homeserver, ban)
+        room.may_answer.set()
+
+    async def is_out() -> None:
+        clock.later_ms = min(clock.later_ms + 60_000, 300_000)  # the peer may be asked again
+        assert await joined_rooms(bob) == []
+
+    await until(bob, is_out)
+    assert room.peer.count(path) == 2
+
+
+async def test_one_server_does_not_take_all_the_place_for_what_waits(
+    tmp_path: Path,
+    dialect: Dialect,
+    authority: CertificateAuthority,
+    peer: Peer,
+    stranger: Peer,
+) -> None:
+    settings = federating(authority, peer, stranger)
+    async with homeserver_in_process(tmp_path, dialect, 1, **settings) as homeserver:
+        bob = await homeserver.person("bob")
+        room = SlowRoom(peer, bob.user_id)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(room.joins(bob))
+            await room.join
+            for number in range(10):
+                body = {
+                    "origin": stranger.name, "origin_server_ts": 1, "edus": [],
+                    "pdus": [{"room_id": room.id}] * 50,
+                }  # fmt: skip
+                await stranger.asks(homeserver, "PUT", f"{V1}/send/{number}", body)
+            await room.sends(
+                homeserver, room.builds("m.room.member", {"membership": "ban"}, bob.user_id)
+            )
+            room.may_answer.set()
+
+        async def is_out() -> None:
+            assert await joined_rooms(bob) == []
+
+        await until(bob, is_out)
 
 
 async def test_who_leaves_meanwhile_is_out_in_the_end(

@@ -136,7 +136,7 @@ class IncomingTransactions:
             def receive() -> Awaitable[object]:
                 return self._receive_of_room(origin, room_id, raws, may_wait=False)
 
-            if may_wait and self._early.keep(room_id, len(raws), receive):
+            if may_wait and self._early.keep(origin, room_id, len(raws), receive):
                 return {} if room is None else dict.fromkeys(_ids(room, raws))
         if room is None:
             log.info("events of an unknown room", extra={"origin": origin})
