@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import pytest
 import pytest_asyncio
 from aiohttp import web
 
@@ -15,6 +16,7 @@ from yizhan_server.protocol.event import Pdu, parse_pdu
 from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
 from yizhan_server.protocol.signing import hash_and_sign_event
+from yizhan_server.rooms.server_access import ServerAccess
 from yizhan_testing.homeserver import homeserver_in_process
 from yizhan_testing.large_room import V1, V2, LargeRoom
 from yizhan_testing.peer import federating
@@ -24,6 +26,7 @@ from yizhan_testing.polling import until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from yizhan_server.rooms.room import Room
     from yizhan_testing.certificates import CertificateAuthority
     from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
@@ -40,6 +43,7 @@ class SlowRoom(LargeRoom):
         super().__init__(peer, ROOM_VERSIONS["11"], members=1)
         self.join: asyncio.Future[Pdu] = asyncio.get_running_loop().create_future()
         self.may_answer = asyncio.Event()
+        self.is_inviting = False
         self.lets_in(user_id)
         answer = peer.handlers_below[f"{V2}/send_join/"]
 
@@ -235,3 +239,31 @@ async def test_who_leaves_meanwhile_is_out_in_the_end(
         room.may_answer.set()
         told.set()
     assert await joined_rooms(bob) == []
+
+
+async def test_an_invitation_that_comes_as_the_join_ends_does_not_end_it(
+    homeserver: HomeserverInProcess,
+    room: SlowRoom,
+    bob: Person,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = asyncio.Event()
+    is_here = ServerAccess.is_here
+
+    async def slow(self: ServerAccess, of: Room) -> bool:
+        found = await is_here(self, of)
+        if room.is_inviting and not looked.is_set():
+            looked.set()
+            # Long enough for a join that nothing holds up.
+            await asyncio.wait([joining], timeout=0.5)
+        return found
+
+    monkeypatch.setattr(ServerAccess, "is_here", slow)
+    async with asyncio.TaskGroup() as tasks:
+        joining = tasks.create_task(room.joins(bob))
+        await room.join
+        room.is_inviting = True
+        tasks.create_task(room.invites(homeserver, bob.user_id))
+        await looked.wait()
+        room.may_answer.set()
+    assert await joined_rooms(bob) == [room.id]

@@ -176,6 +176,9 @@ class IncomingTransactions:
             if not taken:
                 extra = {"origin": origin, "event_id": pdu.event_id}
                 log.info("event of a room that this server is not in", extra=extra)
+        if any(results.values()) and await self._reception.is_in_room(room):
+            # It has come here while the events were verified.
+            return await self._receive_of_room(origin, room.room_id, raws, may_wait=False)
         return results
 
     async def _receive_edus(self, origin: ServerName, edus: Sequence[Any]) -> None:

@@ -138,11 +138,11 @@ class Inviting:
         room = await self._versions.find_room(pdu.room_id, version, room_state)
         if room is None:
             raise InvalidParam("The room is of another version")
-        if await self._access.is_here(room):
-            # It comes to the room, and so to this server, from the one that asks.
-            return signed.raw
-        # Somebody who was banned may not be any more: nobody tells a server outside.
-        await self._out_of_band.record(room, signed, shown_state(room_state, version))
+        async with room.lock:  # a join that ends meanwhile would be forgotten
+            # Where it is here, the invitation comes to the room from the one that asks.
+            if not await self._access.is_here(room):
+                # Somebody who was banned may not be any more: nobody tells a server outside.
+                await self._out_of_band.record(room, signed, shown_state(room_state, version))
         return signed.raw
 
     async def rescind(self, origin: ServerName, room: Room, pdu: Pdu) -> bool:
@@ -157,13 +157,16 @@ class Inviting:
             return False
         if server_name_of(pdu.state_key) != self._server_name:
             return False
-        membership = await self._out_of_band.membership(room, pdu.state_key)
-        if membership is None or membership.membership not in ("invite", "knock"):
-            return False
-        event = await self._out_of_band.event_of(room, membership)
-        if event is None or event.event_id not in pdu.auth_events:
-            return False
-        await self._out_of_band.record(room, pdu)
+        async with room.lock:  # as above
+            membership = await self._out_of_band.membership(room, pdu.state_key)
+            if membership is None or membership.membership not in ("invite", "knock"):
+                return False
+            event = await self._out_of_band.event_of(room, membership)
+            if event is None or event.event_id not in pdu.auth_events:
+                return False
+            if await self._access.is_here(room):
+                return False
+            await self._out_of_band.record(room, pdu)
         return True
 
 
