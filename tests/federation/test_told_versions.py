@@ -9,6 +9,7 @@ import pytest
 from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
 from yizhan_server.protocol.signing import hash_and_sign_event
+from yizhan_server.rooms.incoming.state_intake import StateIntake
 from yizhan_testing.large_room import SINCE_MS, V2, LargeRoom
 from yizhan_testing.peer_rooms import PeerInRoom, path_of
 
@@ -67,6 +68,41 @@ async def test_an_invitation_with_proof_holds_against_one_with_another_version(
         assert (wrong.status, wrong.errcode) == (400, "M_INVALID_PARAM")
     found = (await alice.syncs()).room(room.room_id, "invite")
     assert found["invite_state"]["events"]
+
+
+async def test_another_version_that_is_proven_during_a_join_takes_nothing_from_it(
+    homeserver: HomeserverInProcess,
+    peer: Peer,
+    alice: Person,
+    bob: Person,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room = LargeRoom(peer, ROOM_VERSIONS["11"], members=1)
+    assert room.room_id is not None
+    create = room.state["m.room.create", ""].raw
+    content = {"room_version": "10", "creator": create["sender"]}
+    other = {key: each for key, each in create.items() if key not in ("hashes", "signatures")}
+    other = hash_and_sign_event(
+        {**other, "content": content}, ROOM_VERSIONS["10"], peer.name, peer.key
+    )
+    take = StateIntake.take
+    answers = []
+
+    async def disturbed(*args: Any, **more: Any) -> Any:
+        told = await take(*args, **more)
+        for version, state in (("10", other), ("11", create)):
+            answers.append(
+                await invites(peer, homeserver, str(room.room_id), alice, version, [state])
+            )
+        return told
+
+    monkeypatch.setattr(StateIntake, "take", disturbed)
+    room.lets_in(bob.user_id)
+    await bob.call("POST", path_of("/v3/join", room.room_id), {}, params={"via": peer.name})
+    assert [answer.status for answer in answers] == [400, 200]
+    members = await bob.get(path_of("/v3/rooms", room.room_id, "joined_members"))
+    assert len(members["joined"]) == 3
+    await bob.syncs()
 
 
 async def test_what_is_shown_of_an_invitation_has_the_form_that_clients_expect(

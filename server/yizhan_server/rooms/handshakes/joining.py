@@ -184,20 +184,21 @@ class Joining:
         with self._under_way.follow(server, room_id, user_id) as under_way:
             join, sent, version = await self._sent(server, user_id, room_id, content)
             room = await self._room(server, room_id, version, sent.state)
-            told = await self._intake.take(
-                room.nid, room_id, version,
-                chain=sent.auth_chain, state=sent.state, note=under_way.note,
-            )  # fmt: skip
-            del sent
-            keep_ends = await self._is_ahead_of(server, room, told.event_ids)
-            try:
-                await self._adoption.adopt(room, join, told.state, keep_ends=keep_ends)
-            except AuthRuleRejection as rejection:
-                raise RemoteMisbehaved(
-                    server, f"its state does not permit the join: {rejection.rule}"
-                ) from None
-            except StrangeRoom as error:
-                raise RemoteMisbehaved(server, str(error)) from None
+            with self._adoption.coming(room):
+                told = await self._intake.take(
+                    room.nid, room_id, version,
+                    chain=sent.auth_chain, state=sent.state, note=under_way.note,
+                )  # fmt: skip
+                del sent
+                keep_ends = await self._is_ahead_of(server, room, told.event_ids)
+                try:
+                    await self._adoption.adopt(room, join, told.state, version, keep_ends=keep_ends)
+                except AuthRuleRejection as rejection:
+                    raise RemoteMisbehaved(
+                        server, f"its state does not permit the join: {rejection.rule}"
+                    ) from None
+                except StrangeRoom as error:
+                    raise RemoteMisbehaved(server, str(error)) from None
             under_way.ends()
         return room
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from yizhan_database import Database, Transaction
 from yizhan_server.protocol.event import Pdu
@@ -65,6 +66,8 @@ class Adoption:
         self._numbers = numbers
         self._recorder = recorder
         self._resolver = resolver
+        self._coming: set[int] = set()
+        """Rooms whose state is being taken; of one, one at a time."""
 
     async def known_room(self, room_id: str, version: RoomVersion) -> Room:
         """Return a room of which nothing but its ID need be known; it has no events then."""
@@ -77,13 +80,23 @@ class Adoption:
             room = await self._rooms.get(room_id)
         return room
 
+    @contextmanager
+    def coming(self, room: Room) -> Iterator[None]:
+        """Forget nothing of a room whose state is being taken while the block lasts."""
+        self._coming.add(room.nid)
+        try:
+            yield
+        finally:
+            self._coming.discard(room.nid)
+
     async def correct_version(self, room: Room, version: RoomVersion) -> bool:
         """Know a room of which nothing is here as one of another version; whether it is now.
 
-        What was said of it under the wrong one is forgotten: invitations and outliers.
+        What was said of it under the wrong one is forgotten: invitations and outliers. Not while
+        a join needs them.
         """
         async with room.lock:
-            if room.committed.extremities:
+            if room.committed.extremities or room.nid in self._coming:
                 return room.version is version
             await self._forget_invitations(room)
             while events := await stored_purging.any_events(self._db, room.nid, FORGOTTEN_AT_ONCE):
@@ -108,6 +121,7 @@ class Adoption:
         room: Room,
         join: Pdu,
         state: Mapping[StateKey, Stated],
+        version: RoomVersion,
         *,
         keep_ends: bool = False,
     ) -> None:
@@ -123,16 +137,19 @@ class Adoption:
             stated = state.get(key)
             if stated is None:
                 return None
-            pdus = await stored_events.pdus_by_nid(self._db, [stated.nid], room.version)
-            return StateEvent(stated.nid, pdus[stated.nid])
+            pdus = await stored_events.pdus_by_nid(self._db, [stated.nid], version)
+            pdu = pdus.get(stated.nid)
+            return None if pdu is None else StateEvent(stated.nid, pdu)
 
         create = await state_event(("m.room.create", ""))
         if create is None:
             raise StrangeRoom("a room without its create event")
-        if create.pdu.content.get("room_version", "1") != room.version.identifier:
+        if create.pdu.content.get("room_version", "1") != version.identifier:
             raise StrangeRoom("the create event names another room version")
-        await check_by_state(state_event, join, room.version)
+        await check_by_state(state_event, join, version)
         async with room.lock:
+            if room.version is not version:
+                raise StrangeRoom("another version has been proven meanwhile")
             await settled(room)
             keys = await self._keys.intern_all([*state, join.key])
             numbers = {keys[key]: stated.nid for key, stated in state.items()}
