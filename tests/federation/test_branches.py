@@ -387,3 +387,34 @@ async def test_a_branch_that_the_disk_did_not_take_is_shown_when_it_comes_again(
     ids = [event.event_id for event in more]
     assert (await shown(alice, room))[-5:] == [ours, first.event_id, *ids]
     assert await ends(guest, alice) == {ours, ids[-1]}
+
+
+@pytest.mark.parametrize("kind", ["m.room.member", "m.room.message"])
+async def test_what_was_redacted_before_it_was_shown_is_shown_redacted(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person, kind: str
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="10")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    start, other = guest.last, f"@other:{peer.name}"
+    before = guest.says("before")
+    if kind == "m.room.member":
+        content = {"membership": "join", "displayname": "regretted"}
+        told = guest.builds(kind, content, other, sender=other)
+    else:
+        told = guest.says("regretted")
+    # It comes with what is said to permit this.
+    stranger = f"@stranger:{peer.name}"
+    join = guest.builds("m.room.member", {"membership": "join"}, stranger, sender=stranger)
+    auth = [guest.state["m.room.create", ""], guest.state["m.room.power_levels", ""], join]
+    early = guest.says("too early", sender=stranger, after=start, auth=auth)
+    chain = {"auth_chain": [join.raw, told.raw]}
+    peer.answers["GET", path_of(f"{V1}/event_auth", room, early.event_id)] = chain
+    redaction = guest.builds("m.room.redaction", {}, redacts=told.event_id, after=start)
+    await alice.syncs()
+    for event in (early, before, redaction, told):
+        assert await guest.sends(event) == {event.event_id: {}}
+    answer = await alice.syncs()
+    (seen,) = [each for each in answer.timeline(room) if each["event_id"] == told.event_id]
+    assert seen["content"] == ({"membership": "join"} if told.is_state else {})
+    members = await alice.get(f"/v3/rooms/{quote(room)}/joined_members")
+    assert members["joined"].get(other) in (None, {})

@@ -27,7 +27,7 @@ from yizhan_server.rooms.state_keys import StateKeys
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import rooms as stored_rooms
 from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.events import StoredEvent
+from yizhan_server.storage.events import REDACTED, StoredEvent
 
 TOP = 2**53
 """Greater than any depth."""
@@ -196,9 +196,10 @@ class RoomReading:
         events = await self.members(readable, membership="join", not_membership=None, at=None)
         members: dict[str, dict[str, Any]] = {}
         for event in events:
+            content = {} if event.flags & REDACTED else event.content
             shown = {
-                "display_name": event.content.get("displayname"),
-                "avatar_url": event.content.get("avatar_url"),
+                "display_name": content.get("displayname"),
+                "avatar_url": content.get("avatar_url"),
             }
             members[event.state_key or ""] = {
                 key: value for key, value in shown.items() if isinstance(value, str)

@@ -35,7 +35,13 @@ from yizhan_server.rooms.incoming.judgement import (
     check_by_state,
     judge_by_auth_events,
 )
-from yizhan_server.rooms.incoming.runs import Parts, Run, begin_run, prune_if_awaited
+from yizhan_server.rooms.incoming.runs import (
+    Parts,
+    Run,
+    begin_run,
+    prune_if_awaited,
+    show_pruned,
+)
 from yizhan_server.rooms.merging import Resolver, merge
 from yizhan_server.rooms.point_state import PointState
 from yizhan_server.rooms.policy_servers import PolicyServers, Question
@@ -47,7 +53,7 @@ from yizhan_server.rooms.state_log import Merge, point_after, point_of_merge
 from yizhan_server.storage import backward_extremities as stored_edges
 from yizhan_server.storage import events as stored_events
 from yizhan_server.storage import state as stored_state
-from yizhan_server.storage.events import GAP, REJECTED, SOFT_FAILED, KnownPdu
+from yizhan_server.storage.events import GAP, REDACTED, REJECTED, SOFT_FAILED, KnownPdu
 from yizhan_server.storage.numbers import Numbers
 from yizhan_server.storage.rooms import Extremity
 from yizhan_server.storage.state import Point, StateKey
@@ -213,7 +219,9 @@ class Placing:
         if outcome is not Outcome.ACCEPTED:
             return outcome
         nid, point = await self._store_beside(room, pdu, stored, before, terms.flags)
-        known[pdu.event_id] = KnownPdu(nid, None, point.line, point.seq, terms.flags, pdu)
+        # It may have been redacted while it was here only for what it permits.
+        flags = terms.flags | (0 if stored is None else stored.flags & REDACTED)
+        known[pdu.event_id] = KnownPdu(nid, None, point.line, point.seq, flags, pdu)
         await self._show_beside(room, pdu, known[pdu.event_id], prevs, state, terms.also)
         return Outcome.ACCEPTED
 
@@ -316,7 +324,11 @@ class Placing:
         batch = Batch(room, Transaction(room.lane), room.tail, point)
         stored_edges.delete_missing(batch.tx, room.nid, pdu.event_id)
         target = await find_remote_target(self._db, room, pdu, state.event)
-        flags = stored.flags | await prune_if_awaited(self._db, self._keys, batch, pdu)
+        flags = stored.flags | (
+            show_pruned(batch, pdu)
+            if stored.flags & REDACTED
+            else await prune_if_awaited(self._db, self._keys, batch, pdu)
+        )
         await self._recorder.place(
             batch, pdu, stored.nid, point, changes, extremities, flags=flags, target=target
         )

@@ -84,7 +84,9 @@ class Run(ABC):
             return False
         stored = known.get(pdu.event_id)
         nid = await parts.numbers.next("event") if stored is None else stored.nid
-        if pdu.event_id in self._redacted:
+        if stored is not None and stored.flags & REDACTED:
+            flags |= show_pruned(batch, pdu)
+        elif pdu.event_id in self._redacted:
             flags |= await prune_if_awaited(parts.db, parts.keys, batch, pdu)
         point = await self._record(
             pdu, nid, flags=flags, target=target, is_stored=stored is not None
@@ -250,6 +252,11 @@ async def prune_if_awaited(db: Database, keys: StateKeys, batch: Batch, pdu: Pdu
     if redaction is None:
         return 0
     stored_events.apply_redaction(batch.tx, pdu.event_id, redaction)
+    return show_pruned(batch, pdu)
+
+
+def show_pruned(batch: Batch, pdu: Pdu) -> int:
+    """Have an event that is being placed be shown as redacted; returns the flag for it."""
     batch.redacted.append((pdu.event_id, pdu.key if pdu.is_state else None))
     return REDACTED
 
