@@ -493,7 +493,7 @@ def build(
         relations=relations,
         summaries=summaries,
         hierarchy=SpaceHierarchy(
-            db, rooms, summaries, PeerRoomAccess(db, rooms), shared_rooms.access,
+            db, rooms, summaries, PeerRoomAccess(db, shared_rooms.access), shared_rooms.access,
             remote.summaries,
         ),
         typing=typing,

@@ -136,10 +136,13 @@ async def test_a_room_that_this_server_has_left_does_not_say_who_is_let_into_ano
     await alice.sets(room, "m.room.join_rules", allowing(lobby))
     guest = await PeerInRoom.joins(peer, homeserver, lobby)
     path = f"{path_of(f'{V1}/make_join', room, guest.user_id)}?ver=11"
+    described = path_of(f"{V1}/hierarchy", room)
     assert (await peer.asks(homeserver, "GET", path)).status == 200
+    assert (await peer.asks(homeserver, "GET", described)).status == 200
     await alice.leaves(lobby)
     answer = await peer.asks(homeserver, "GET", path)
     assert (answer.status, answer.json["errcode"]) == (400, "M_UNABLE_TO_AUTHORISE_JOIN")
+    assert (await peer.asks(homeserver, "GET", described)).status == 404
 
 
 async def test_a_colleague_gets_into_a_room_that_only_another_department_may_open(

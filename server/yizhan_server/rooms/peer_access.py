@@ -16,16 +16,16 @@ from yizhan_server.storage import rooms as stored_rooms
 if TYPE_CHECKING:
     from yizhan_database import Database
     from yizhan_server.protocol.identifiers import ServerName
-    from yizhan_server.rooms.registry import Rooms
     from yizhan_server.rooms.room import Room
+    from yizhan_server.rooms.server_access import ServerAccess
 
 
 class PeerRoomAccess:
     """Answers for servers what `RoomAccess` answers for users. One condition per line."""
 
-    def __init__(self, db: Database, rooms: Rooms) -> None:
+    def __init__(self, db: Database, access: ServerAccess) -> None:
         self._db = db
-        self._rooms = rooms
+        self._access = access
 
     async def may_know_of(self, room: Room, server: ServerName) -> bool:
         """Tell whether a server may be shown what the room is: its users could enter or read it."""
@@ -42,7 +42,8 @@ class PeerRoomAccess:
         if await self._has_anybody_invited(room, server):
             return True
         for room_id in await allowed_rooms(room) or ():
-            admitting = await self._rooms.find(room_id)
+            # Of a room that this server has left it does not know who is in it by now.
+            admitting = await self._access.find_here(room_id)
             if admitting is None:
                 continue
             if await stored_servers.is_in_room(self._db, admitting.nid, server):
