@@ -53,6 +53,31 @@ async def test_who_is_no_moderator_any_more_redacts_nothing_out_of_the_past(
     assert shown["content"]["body"] == "stays"
 
 
+async def test_who_is_no_moderator_any_more_redacts_nothing_that_is_yet_to_come(
+    tmp_path: Path,
+    dialect: Dialect,
+    authority: CertificateAuthority,
+    peer: Peer,
+    stranger: Peer,
+) -> None:
+    settings = federating(authority, peer, stranger)
+    async with homeserver_in_process(tmp_path, dialect, 1, **settings) as homeserver:
+        alice = await homeserver.person("alice")
+        room = await alice.creates_room(preset="public_chat", room_version="11")
+        guest_id = f"@guest:{peer.name}"
+        powers = {alice.user_id: 100, guest_id: 60}
+        await alice.sets(room, "m.room.power_levels", {"users": powers})
+        guest = await PeerInRoom.joins(peer, homeserver, room)
+        await alice.sets(room, "m.room.power_levels", {"users": {alice.user_id: 100}})
+        other = await PeerInRoom.joins(stranger, homeserver, room, "other")
+        said = other.says("stays")
+        redaction = guest.builds("m.room.redaction", {"redacts": said.event_id})
+        assert await guest.sends(redaction) == {redaction.event_id: {}}
+        assert await other.sends(said) == {said.event_id: {}}
+        shown = await alice.get(path_of("/v3/rooms", room, "event", said.event_id))
+        assert shown["content"]["body"] == "stays"
+
+
 def at_time(guest: PeerInRoom, pdu: Pdu, ts_ms: int) -> Pdu:
     """Return an event as if it had been sent at another time."""
     raw = {key: each for key, each in pdu.raw.items() if key not in ("hashes", "signatures")}

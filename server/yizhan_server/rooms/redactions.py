@@ -119,6 +119,9 @@ async def find_waiting_redaction(
         # A redaction is no state event: the state after it is the state before it.
         merged = Merge(Point(each.line, each.seq))
         state = PointState(db, keys, room.version, merged)
-        if may_redact(each.pdu, target, await power_levels_in(state.event, room.version)):
+        # Where it stands its sender may have chosen.
+        before = await power_levels_in(state.event, room.version)
+        now = await current_power_levels(room)
+        if all(may_redact(each.pdu, target, levels) for levels in (before, now)):
             return each.nid
     return None
