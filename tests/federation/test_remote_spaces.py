@@ -191,3 +191,26 @@ async def test_one_page_has_others_asked_a_bounded_number_of_times(
         await adds(alice, root, f"!room{number}:x", peer.name)
     assert await tree(alice, root) == ["root"]
     assert sum(HIERARCHY in path for _, path in peer.asked) == 30
+
+
+async def test_an_answer_of_megabytes_about_a_space_is_not_taken(
+    homeserver: HomeserverInProcess, peer: Peer
+) -> None:
+    alice = await homeserver.person("alice")
+    room_id = f"!large:{peer.name}"
+
+    def answers(room: str, length: int) -> None:
+        entry = {
+            "room_id": room, "num_joined_members": 1, "world_readable": True, "children_state": [],
+            "topic": "a" * length,
+        }  # fmt: skip
+        path = f"{HIERARCHY}/{quote(room, safe='')}"
+        peer.answers["GET", path] = {"room": entry, "children": [], "inaccessible_children": []}
+
+    answers(room_id, 2**21)
+    where = f"/v1/rooms/{quote(room_id, safe='')}/hierarchy"
+    assert (await alice.refused("GET", where)).status == 403
+    other = f"!small:{peer.name}"
+    answers(other, 2**19)
+    page = await alice.get(f"/v1/rooms/{quote(other, safe='')}/hierarchy")
+    assert [room["room_id"] for room in page["rooms"]] == [other]

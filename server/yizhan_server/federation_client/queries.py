@@ -21,6 +21,10 @@ T = TypeVar("T")
 _V1 = "/_matrix/federation/v1"
 
 
+MAX_HIERARCHY_BYTES = 1024 * 1024
+"""What is said of a space and of five hundred rooms in it; it is kept for a while."""
+
+
 class DirectoryAnswer(msgspec.Struct, frozen=True):
     """Where an alias leads."""
 
@@ -84,9 +88,9 @@ class QueryRequests:
     ) -> JsonObject:
         """Return a space and its children, as far as this server may see them."""
         query = [("suggested_only", "true" if suggested_only else "false")]
-        return await self._object(
-            server, Question("GET", path_of(f"{_V1}/hierarchy", room_id), query)
-        )
+        path = path_of(f"{_V1}/hierarchy", room_id)
+        question = Question("GET", path, query, max_bytes=MAX_HIERARCHY_BYTES)
+        return await self._object(server, question)
 
     async def user_devices(self, server: ServerName, user_id: UserID) -> UserDevices:
         """Return all devices of a user of `server`, with the keys that sign them."""

@@ -28,10 +28,13 @@ Ask = Callable[[], None]
 class _Kept(Generic[V]):
     outcome: V | RemoteFailure
     until_ms: int
+    size: int
 
 
 class Remembered(Generic[K, V]):
     """Answers by what they answer, at most `most` of them, for `for_ms` each.
+
+    Where `size_of` tells how large each is, all of them together have at most `most_bytes`.
 
     Those who ask while the other server has yet to answer share its answer in any case.
     """
@@ -44,12 +47,17 @@ class Remembered(Generic[K, V]):
         *,
         for_ms: int,
         most: int,
+        most_bytes: int = 0,
+        size_of: Callable[[V], int] = lambda _: 0,
     ) -> None:
         self._clock = clock
         self._background = background
         self._question = question
         self._for_ms = for_ms
         self._most = most
+        self._most_bytes = most_bytes
+        self._size_of = size_of
+        self._bytes = 0
         self._kept: dict[K, _Kept[V]] = {}
         self._asked: dict[K, asyncio.Future[V | RemoteFailure]] = {}
 
@@ -85,8 +93,14 @@ class Remembered(Generic[K, V]):
             raise
         finally:
             del self._asked[key]
-        self._kept.pop(key, None)
-        self._kept[key] = _Kept(outcome, self._clock.now_ms() + lifetime_ms)
-        while len(self._kept) > self._most:
-            del self._kept[next(iter(self._kept))]
+        self._drop(key)
+        size = 0 if isinstance(outcome, RemoteFailure) else self._size_of(outcome)
+        self._kept[key] = _Kept(outcome, self._clock.now_ms() + lifetime_ms, size)
+        self._bytes += size
+        while len(self._kept) > self._most or self._bytes > self._most_bytes:
+            self._drop(next(iter(self._kept)))
         asked.set_result(outcome)
+
+    def _drop(self, key: K) -> None:
+        kept = self._kept.pop(key, None)
+        self._bytes -= 0 if kept is None else kept.size

@@ -18,7 +18,7 @@ from yizhan_server.federation_client.errors import RemoteFailure, RemoteMisbehav
 from yizhan_server.federation_client.peers import Peers
 from yizhan_server.federation_client.queries import QueryRequests
 from yizhan_server.federation_client.remembered import Ask, Remembered
-from yizhan_server.protocol.canonical_json import JsonObject
+from yizhan_server.protocol.canonical_json import JsonObject, encode_any
 from yizhan_server.protocol.identifiers import (
     InvalidIdentifier,
     RoomID,
@@ -34,6 +34,9 @@ from yizhan_server.storage import rooms as stored_rooms
 
 KEPT_MS = 60_000
 MOST = 1000
+MOST_BYTES = 32 * 1024 * 1024
+"""Of all answers that are kept: a server may make each of them a megabyte."""
+
 SERVERS = 3
 """Servers that are asked for one room, until one answers."""
 
@@ -62,6 +65,8 @@ class RemoteRoom:
     """Entries of rooms that it names as children, by ID."""
     inaccessible: frozenset[str]
     """Those of them that this server's users cannot enter or read."""
+    size: int
+    """The bytes of the answer."""
 
 
 class RemoteSummaries:
@@ -80,7 +85,10 @@ class RemoteSummaries:
         self._queries = queries
         self._peers = peers
         self._rooms = rooms
-        self._known = Remembered(clock, background, self._query, for_ms=KEPT_MS, most=MOST)
+        self._known = Remembered(
+            clock, background, self._query,
+            for_ms=KEPT_MS, most=MOST, most_bytes=MOST_BYTES, size_of=lambda room: room.size,
+        )  # fmt: skip
 
     async def find(self, room_id: str, via: Iterable[object], ask: Ask) -> RemoteRoom | None:
         """Return what servers say of a room; None if none of them says anything.
@@ -159,6 +167,7 @@ def _read(server: ServerName, room_id: RoomID, answer: JsonObject) -> RemoteRoom
         [child for each in _list(children) if (child := _read_child(each)) is not None],
         {each["room_id"]: each for each in entries if each is not None},
         frozenset(each for each in _list(inaccessible) if isinstance(each, str)),
+        len(encode_any(answer)),
     )
 
 
