@@ -112,19 +112,19 @@ async def test_an_event_that_only_its_own_server_knows_of_is_not_found_in_the_pa
         answer = {"origin": peer.name, "origin_server_ts": 1, "pdus": [slipped.raw]}
         path = path_of(f"{V1}/event", slipped.event_id)
         peer.answers["GET", path] = answer
-        peer.answers["GET", path_of(f"{V1}/timestamp_to_event", room)] = {
-            "event_id": slipped.event_id, "origin_server_ts": ts_ms,
-        }  # fmt: skip
 
-        async def found() -> str:
+        async def found(told: str) -> str:
+            answer = {"event_id": told, "origin_server_ts": ts_ms}
+            peer.answers["GET", path_of(f"{V1}/timestamp_to_event", room)] = answer
             where = path_of("/v1/rooms", room, "timestamp_to_event")
             event_id: str = (await alice.get(where, ts=str(ts_ms), dir="b"))["event_id"]
             return event_id
 
-        assert await found() != slipped.event_id
+        assert await found("$a\0b") != "$a\0b"
+        assert await found(slipped.event_id) != slipped.event_id
         assert peer.count(path) == 1
         shown = await alice.refused("GET", path_of("/v3/rooms", room, "event", slipped.event_id))
         assert shown.status == 404
 
         stranger.answers["GET", path] = answer
-        assert await found() == slipped.event_id
+        assert await found(slipped.event_id) == slipped.event_id

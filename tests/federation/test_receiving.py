@@ -187,6 +187,27 @@ async def test_a_rejected_event_in_the_state_behind_a_gap_leaves_what_it_would_r
     assert (await alice.get(f"{state}/m.room.topic/"))["topic"] == "by whoever has power"
 
 
+async def test_a_state_that_names_what_can_be_no_event_leaves_the_gap(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat")
+    guest = await PeerInRoom.joins(peer, homeserver, room)
+    guest.says("not to be had")
+    between = guest.says("between")
+    sent = guest.says("sent")
+    guest.gives_missing(between)
+    guest.gives_state()
+    state_ids = "GET", path_of(f"{V1}/state_ids", room)
+    given = peer.answers[state_ids]
+    peer.answers[state_ids] = {"pdu_ids": ["$a\0b"], "auth_chain_ids": []}
+    for _ in range(2):
+        results = await guest.sends(sent)
+        assert results[sent.event_id]["error"] != "internal error"
+    peer.answers[state_ids] = given
+    assert await guest.sends(sent) == {sent.event_id: {}}
+    assert {between.event_id, sent.event_id} <= set(await timeline(alice, room))
+
+
 async def test_a_redaction_that_nothing_permits_is_not_shown(
     homeserver: HomeserverInProcess, peer: Peer, alice: Person
 ) -> None:

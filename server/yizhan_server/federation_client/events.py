@@ -119,7 +119,9 @@ class EventRequests:
         path = path_of(f"{_V1}/state_ids", room_id)
         question = self._large(path, MAX_CHAIN_BYTES, event_id=event_id)
         answer = await self._requests.ask(server, question)
-        return await parse_large_answer(server, answer, StateIds)
+        ids = await parse_large_answer(server, answer, StateIds)
+        _check_ids(server, (*ids.pdu_ids, *ids.auth_chain_ids))
+        return ids
 
     async def state(self, server: ServerName, room_id: RoomID, event_id: EventID) -> State:
         """Return the state before an event; for a large room this is very much."""
@@ -163,10 +165,18 @@ class EventRequests:
         """Return the event nearest to a time, forwards or backwards."""
         path = path_of(f"{_V1}/timestamp_to_event", room_id)
         question = Question("GET", path, [("ts", str(ts_ms)), ("dir", direction)], urgent=True)
-        return parse_answer(server, await self._requests.ask(server, question), FoundEvent)
+        found = parse_answer(server, await self._requests.ask(server, question), FoundEvent)
+        _check_ids(server, (found.event_id,))
+        return found
 
     def _large(self, path: str, max_bytes: int, **query: str) -> Question:
         return Question(
             "GET", path, list(query.items()),
             timeout_seconds=self._transfer_timeout_seconds, max_bytes=max_bytes,
         )  # fmt: skip
+
+
+def _check_ids(server: ServerName, event_ids: Iterable[str]) -> None:
+    """Raise RemoteMisbehaved for what no column can hold: nobody could look for such an event."""
+    if any("\0" in event_id for event_id in event_ids):
+        raise RemoteMisbehaved(server, "an event ID with a NUL")

@@ -215,9 +215,8 @@ class Gaps:
         try:
             ids = await self._requests.state_ids(origin, room.room_id, event_id)
             edge = await self._fetch(origin, room, event_id, patient=patient)
-            # No event has an ID with a NUL, and PostgreSQL cannot be asked for one.
-            wanted = {EventID(each) for each in ids.pdu_ids if "\0" not in each}
-            named = wanted | {EventID(each) for each in ids.auth_chain_ids if "\0" not in each}
+            wanted = {EventID(each) for each in ids.pdu_ids}
+            named = wanted | {EventID(each) for each in ids.auth_chain_ids}
             missing = named - await stored_events.known_ids(self._db, room.nid, named)
             if len(missing) > MAX_MISSING:
                 log.info("state too large", extra={"event_id": event_id, "missing": len(missing)})
