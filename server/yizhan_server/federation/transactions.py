@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from yizhan_database import DatabaseUnavailable
@@ -131,18 +132,16 @@ class IncomingTransactions:
         self, origin: ServerName, room_id: str, raws: list[JsonObject], *, may_wait: bool = True
     ) -> dict[str, str | None]:
         room = await self._rooms.find(room_id)
-        if room is None or not await self._reception.is_in_room(room):
-
-            def receive() -> Awaitable[object]:
-                return self._receive_of_room(origin, room_id, raws, may_wait=False)
-
-            if may_wait and self._early.keep(origin, room_id, len(raws), receive):
+        is_here = room is not None and await self._reception.is_in_room(room)
+        if not is_here and may_wait:
+            receive = partial(self._receive_of_room, origin, room_id, raws, may_wait=False)
+            if self._early.keep(origin, room_id, len(raws), receive):
                 return {} if room is None else dict.fromkeys(_ids(room, raws))
         if room is None:
             log.info("events of an unknown room", extra={"origin": origin})
             return {}
         try:
-            if not await self._reception.is_in_room(room):
+            if not is_here:
                 return await self._receive_from_outside(origin, room, raws)
             former = [await room.state_event(kind) for kind in self._followers]
             taken = await self._reception.receive(origin, room, raws)
