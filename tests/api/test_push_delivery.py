@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import pytest_asyncio
 from aiohttp import web
 
-from yizhan_testing.homeserver import Person, homeserver_in_process
+from yizhan_testing.homeserver import HomeserverInProcess, Person, homeserver_in_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,8 +43,8 @@ class Gateway:
             return await self._told.get()
 
 
-@asynccontextmanager
-async def running_gateway() -> AsyncIterator[Gateway]:
+@pytest_asyncio.fixture
+async def gateway() -> AsyncIterator[Gateway]:
     gateway = Gateway()
     runner = web.ServerRunner(web.Server(gateway.take))
     await runner.setup()
@@ -54,6 +54,14 @@ async def running_gateway() -> AsyncIterator[Gateway]:
         yield gateway
     finally:
         await runner.cleanup()
+
+
+@pytest_asyncio.fixture
+async def homeserver(tmp_path: Path, dialect: Dialect) -> AsyncIterator[HomeserverInProcess]:
+    """One that may speak with the gateway."""
+    allowed = {"outbound.allow": ["127.0.0.1"]}
+    async with homeserver_in_process(tmp_path, dialect, **allowed) as server:
+        yield server
 
 
 async def subscribe(person: Person, gateway: Gateway) -> None:
@@ -72,86 +80,62 @@ async def subscribe(person: Person, gateway: Gateway) -> None:
 
 
 async def test_a_gateway_hears_of_messages_invitations_and_of_what_was_read_elsewhere(
-    tmp_path: Path, dialect: Dialect
+    gateway: Gateway, alice: Person, bob: Person
 ) -> None:
-    allowed = {"outbound.allow": ["127.0.0.1"]}
-    async with (
-        running_gateway() as gateway,
-        homeserver_in_process(tmp_path, dialect, **allowed) as homeserver,
-    ):
-        alice, bob = await homeserver.person("alice"), await homeserver.person("bob")
-        await subscribe(bob, gateway)
+    await subscribe(bob, gateway)
 
-        room = await alice.creates_room(invite=[bob], name="局务会")
-        invited = await gateway.next()
-        assert (invited["membership"], invited["user_is_target"]) == ("invite", True)
-        assert (invited["room_id"], invited["room_name"]) == (room, "局务会")
+    room = await alice.creates_room(invite=[bob], name="局务会")
+    invited = await gateway.next()
+    assert (invited["membership"], invited["user_is_target"]) == ("invite", True)
+    assert (invited["room_id"], invited["room_name"]) == (room, "局务会")
 
-        await bob.joins(room)
-        said = await alice.says(room, "你好")
+    await bob.joins(room)
+    said = await alice.says(room, "你好")
+    told = await gateway.next()
+    while told.get("event_id") != said:
         told = await gateway.next()
-        while told.get("event_id") != said:
-            told = await gateway.next()
-        assert told["id"] == said
-        assert told["content"] == {"msgtype": "m.text", "body": "你好"}
-        assert told["counts"] == {"unread": 1}
-        assert told["devices"][0]["data"] == {"brand": "example"}
+    assert told["id"] == said
+    assert told["content"] == {"msgtype": "m.text", "body": "你好"}
+    assert told["counts"] == {"unread": 1}
+    assert told["devices"][0]["data"] == {"brand": "example"}
 
-        await bob.post(f"/v3/rooms/{quote(room)}/receipt/m.read/{quote(said)}", {})
-        read = await gateway.next()
-        assert "event_id" not in read
-        assert read["counts"] == {"unread": 0}
-        assert read["devices"][0]["pushkey"] == "key"
+    await bob.post(f"/v3/rooms/{quote(room)}/receipt/m.read/{quote(said)}", {})
+    read = await gateway.next()
+    assert "event_id" not in read
+    assert read["counts"] == {"unread": 0}
+    assert read["devices"][0]["pushkey"] == "key"
 
 
 async def test_a_room_without_a_name_is_named_by_its_alias(
-    tmp_path: Path, dialect: Dialect
+    homeserver: HomeserverInProcess, gateway: Gateway, alice: Person, bob: Person
 ) -> None:
-    allowed = {"outbound.allow": ["127.0.0.1"]}
-    async with (
-        running_gateway() as gateway,
-        homeserver_in_process(tmp_path, dialect, **allowed) as homeserver,
-    ):
-        alice, bob = await homeserver.person("alice"), await homeserver.person("bob")
-        room = await alice.creates_room(preset="public_chat", room_alias_name="office")
-        await bob.joins(room)
-        await subscribe(bob, gateway)
-        await alice.says(room, "你好")
-        told = await gateway.next()
-        assert told["room_name"] == told["room_alias"] == f"#office:{homeserver.server_name}"
+    room = await alice.creates_room(preset="public_chat", room_alias_name="office")
+    await bob.joins(room)
+    await subscribe(bob, gateway)
+    await alice.says(room, "你好")
+    told = await gateway.next()
+    assert told["room_name"] == told["room_alias"] == f"#office:{homeserver.server_name}"
 
 
 async def test_a_gateway_that_answers_too_much_is_told_again(
-    tmp_path: Path, dialect: Dialect
+    gateway: Gateway, alice: Person, bob: Person
 ) -> None:
-    allowed = {"outbound.allow": ["127.0.0.1"]}
-    async with (
-        running_gateway() as gateway,
-        homeserver_in_process(tmp_path, dialect, **allowed) as homeserver,
-    ):
-        alice, bob = await homeserver.person("alice"), await homeserver.person("bob")
-        room = await alice.creates_room(preset="public_chat")
-        await bob.joins(room)
-        await subscribe(bob, gateway)
-        gateway.chatter = 70_000
-        said = await alice.says(room, "你好")
-        assert (await gateway.next())["event_id"] == said
-        assert (await gateway.next())["event_id"] == said
+    room = await alice.creates_room(preset="public_chat")
+    await bob.joins(room)
+    await subscribe(bob, gateway)
+    gateway.chatter = 70_000
+    said = await alice.says(room, "你好")
+    assert (await gateway.next())["event_id"] == said
+    assert (await gateway.next())["event_id"] == said
 
 
 async def test_a_notification_that_the_gateway_refuses_holds_up_no_other(
-    tmp_path: Path, dialect: Dialect
+    gateway: Gateway, alice: Person, bob: Person
 ) -> None:
-    allowed = {"outbound.allow": ["127.0.0.1"]}
-    async with (
-        running_gateway() as gateway,
-        homeserver_in_process(tmp_path, dialect, **allowed) as homeserver,
-    ):
-        alice, bob = await homeserver.person("alice"), await homeserver.person("bob")
-        room = await alice.creates_room(preset="public_chat")
-        await bob.joins(room)
-        await subscribe(bob, gateway)
-        gateway.refused = "indigestible"
-        await alice.says(room, "indigestible")
-        said = await alice.says(room, "你好")
-        assert (await gateway.next())["event_id"] == said
+    room = await alice.creates_room(preset="public_chat")
+    await bob.joins(room)
+    await subscribe(bob, gateway)
+    gateway.refused = "indigestible"
+    await alice.says(room, "indigestible")
+    said = await alice.says(room, "你好")
+    assert (await gateway.next())["event_id"] == said

@@ -42,7 +42,7 @@ async def peer(authority: CertificateAuthority) -> AsyncIterator[Peer]:
 
 @pytest_asyncio.fixture
 async def stranger(authority: CertificateAuthority) -> AsyncIterator[Peer]:
-    """A server that the homeserver does not list."""
+    """A server that the homeserver does not list, unless it is `homeserver_of_both`."""
     async with open_peer(authority) as server:
         yield server
 
@@ -56,6 +56,21 @@ async def homeserver(
     clock: LaterClock,
 ) -> AsyncIterator[HomeserverInProcess]:
     settings = federating(authority, peer)
+    async with homeserver_in_process(tmp_path, dialect, 1, clock, **settings) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def homeserver_of_both(
+    tmp_path: Path,
+    dialect: Dialect,
+    authority: CertificateAuthority,
+    peer: Peer,
+    stranger: Peer,
+    clock: LaterClock,
+) -> AsyncIterator[HomeserverInProcess]:
+    """One that speaks with the peer and with the stranger."""
+    settings = federating(authority, peer, stranger)
     async with homeserver_in_process(tmp_path, dialect, 1, clock, **settings) as server:
         yield server
 

@@ -15,8 +15,7 @@ from yizhan_server.protocol.event import parse_pdu
 from yizhan_server.protocol.hashes import event_id_of
 from yizhan_server.rooms.recording import Recorder
 from yizhan_testing.departments import departments
-from yizhan_testing.homeserver import Refused, homeserver_in_process
-from yizhan_testing.peer import federating
+from yizhan_testing.homeserver import Refused
 from yizhan_testing.peer_rooms import V1, PeerInRoom, path_of
 from yizhan_testing.polling import until
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from yizhan_testing.certificates import CertificateAuthority
     from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
     from yizhan_testing.later_clock import LaterClock
@@ -35,19 +33,9 @@ Json = dict[str, Any]
 MINUTE_MS = 60_000
 
 
-@pytest_asyncio.fixture
-async def homeserver(
-    tmp_path: Path,
-    dialect: Dialect,
-    authority: CertificateAuthority,
-    peer: Peer,
-    stranger: Peer,
-    clock: LaterClock,
-) -> AsyncIterator[HomeserverInProcess]:
-    """One that speaks with both."""
-    settings = federating(authority, peer, stranger)
-    async with homeserver_in_process(tmp_path, dialect, 1, clock, **settings) as server:
-        yield server
+@pytest.fixture
+def homeserver(homeserver_of_both: HomeserverInProcess) -> HomeserverInProcess:
+    return homeserver_of_both
 
 
 @pytest_asyncio.fixture

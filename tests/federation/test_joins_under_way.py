@@ -17,18 +17,14 @@ from yizhan_server.protocol.identifiers import UserID
 from yizhan_server.protocol.room_version import ROOM_VERSIONS
 from yizhan_server.protocol.signing import hash_and_sign_event
 from yizhan_server.rooms.server_access import ServerAccess
-from yizhan_testing.homeserver import homeserver_in_process
 from yizhan_testing.large_room import V1, V2, LargeRoom
-from yizhan_testing.peer import federating
 from yizhan_testing.peer_rooms import path_of
 from yizhan_testing.polling import until
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable
 
     from yizhan_server.rooms.room import Room
-    from yizhan_testing.certificates import CertificateAuthority
-    from yizhan_testing.databases import Dialect
     from yizhan_testing.homeserver import HomeserverInProcess, Person
     from yizhan_testing.later_clock import LaterClock
     from yizhan_testing.peer import Peer
@@ -116,6 +112,13 @@ async def joined_rooms(person: Person) -> list[str]:
     return rooms
 
 
+def is_out_of_all(person: Person) -> Callable[[], Awaitable[None]]:
+    async def look() -> None:
+        assert await joined_rooms(person) == []
+
+    return look
+
+
 async def test_what_is_said_meanwhile_is_there_with_the_room(
     homeserver: HomeserverInProcess, room: SlowRoom, bob: Person
 ) -> None:
@@ -143,11 +146,7 @@ async def test_who_is_sent_away_meanwhile_is_not_in_the_room(
             homeserver, room.builds("m.room.member", {"membership": "ban"}, bob.user_id)
         )
         room.may_answer.set()
-
-    async def is_out() -> None:
-        assert await joined_rooms(bob) == []
-
-    await until(bob, is_out)
+    await until(bob, is_out_of_all(bob))
 
 
 async def test_what_cannot_be_taken_at_once_is_not_forgotten(
@@ -179,34 +178,25 @@ async def test_what_cannot_be_taken_at_once_is_not_forgotten(
 
 
 async def test_one_server_does_not_take_all_the_place_for_what_waits(
-    tmp_path: Path,
-    dialect: Dialect,
-    authority: CertificateAuthority,
-    peer: Peer,
-    stranger: Peer,
+    homeserver_of_both: HomeserverInProcess, peer: Peer, stranger: Peer
 ) -> None:
-    settings = federating(authority, peer, stranger)
-    async with homeserver_in_process(tmp_path, dialect, 1, **settings) as homeserver:
-        bob = await homeserver.person("bob")
-        room = SlowRoom(peer, bob.user_id)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(room.joins(bob))
-            await room.join
-            for number in range(10):
-                body = {
-                    "origin": stranger.name, "origin_server_ts": 1, "edus": [],
-                    "pdus": [{"room_id": room.id}] * 50,
-                }  # fmt: skip
-                await stranger.asks(homeserver, "PUT", f"{V1}/send/{number}", body)
-            await room.sends(
-                homeserver, room.builds("m.room.member", {"membership": "ban"}, bob.user_id)
-            )
-            room.may_answer.set()
-
-        async def is_out() -> None:
-            assert await joined_rooms(bob) == []
-
-        await until(bob, is_out)
+    homeserver = homeserver_of_both
+    bob = await homeserver.person("bob")
+    room = SlowRoom(peer, bob.user_id)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(room.joins(bob))
+        await room.join
+        for number in range(10):
+            body = {
+                "origin": stranger.name, "origin_server_ts": 1, "edus": [],
+                "pdus": [{"room_id": room.id}] * 50,
+            }  # fmt: skip
+            await stranger.asks(homeserver, "PUT", f"{V1}/send/{number}", body)
+        await room.sends(
+            homeserver, room.builds("m.room.member", {"membership": "ban"}, bob.user_id)
+        )
+        room.may_answer.set()
+    await until(bob, is_out_of_all(bob))
 
 
 async def test_who_leaves_meanwhile_is_out_in_the_end(
