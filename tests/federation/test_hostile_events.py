@@ -478,3 +478,17 @@ async def test_an_invitation_with_the_id_of_an_event_in_another_old_room_is_refu
     path = path.replace(quote(said.event_id), quote(again.event_id))
     answer = await peer.asks(homeserver, "PUT", path, {**body, "event": again.raw})
     assert answer.status == 200, answer.content
+
+
+@pytest.mark.parametrize("version", ["10", "11"])  # which look for it in different places
+async def test_a_redaction_of_what_can_be_no_event_does_not_end_the_search(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person, version: str
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version=version)
+    said = await alice.says(room, "the grain is stored")
+    guest = await joined(peer, homeserver, room)
+    strange = guest.follows(guest.event("m.room.redaction", {"redacts": "$a\0b"}))
+    assert (await guest.sends(strange)).status == 200
+    of_rooms = {"room_events": {"search_term": "grain", "keys": ["content.body"]}}
+    found = (await alice.post("/v3/search", {"search_categories": of_rooms}))["search_categories"]
+    assert [each["result"]["event_id"] for each in found["room_events"]["results"]] == [said]

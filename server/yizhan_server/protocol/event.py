@@ -147,7 +147,7 @@ def trust_pdu(raw: JsonObject, version: RoomVersion, event_id: EventID | None = 
         raw["depth"],
         tuple(prev_events),
         tuple(auth_events),
-        _redacts(raw, content, version) if event_type == "m.room.redaction" else None,
+        redacts_of(raw, version) if event_type == "m.room.redaction" else None,
         raw,
     )
 
@@ -321,8 +321,9 @@ def _max_depth(version: RoomVersion) -> int:
     return MAX_INTEGER if version.strict_canonical_json else MAX_DEPTH_BEFORE_STRICT_JSON
 
 
-def _redacts(raw: JsonObject, content: JsonObject, version: RoomVersion) -> EventID | None:
-    target = (content if version.redacts_in_content else raw).get("redacts")
+def redacts_of(raw: JsonObject, version: RoomVersion) -> EventID | None:
+    """Return what a redaction says it redacts, where its room version has it said."""
+    target = (raw["content"] if version.redacts_in_content else raw).get("redacts")
     try:
         return parse_event_id(target) if isinstance(target, str) else None
     except InvalidIdentifier:

@@ -11,6 +11,7 @@ import asyncio
 
 from yizhan_database import Database, Transaction
 from yizhan_server.protocol.canonical_json import parse_roughly
+from yizhan_server.protocol.event import redacts_of
 from yizhan_server.rooms.registry import Rooms
 from yizhan_server.rooms.room import Room
 from yizhan_server.search.tokens import tokens_of
@@ -76,7 +77,7 @@ class MessageIndex:
         rooms = await self._rooms.by_nid(list({room for room, _ in concerned}))
         originals: dict[str, Room] = {}
         for nid, event in concerned:
-            original = await self._original_of(event)
+            original = await self._original_of(event, rooms[nid])
             if original is not None:
                 originals[original] = rooms[nid]
         for event_id, room in originals.items():
@@ -85,12 +86,11 @@ class MessageIndex:
         await self._db.commit(tx)
         self._kept = cursor
 
-    async def _original_of(self, event: StoredEvent) -> str | None:
+    async def _original_of(self, event: StoredEvent, room: Room) -> str | None:
         """Return the event whose document the event may change."""
         if event.type == "m.room.redaction":
-            whole = parse_roughly(event.client)
-            target_id = whole["content"].get("redacts") or whole.get("redacts")
-            if not isinstance(target_id, str):
+            target_id = redacts_of(parse_roughly(event.client), room.version)
+            if target_id is None:
                 return None
             found = await stored_events.find_event(self._db, target_id)
             if found is None:
