@@ -492,3 +492,25 @@ async def test_a_redaction_of_what_can_be_no_event_does_not_end_the_search(
     of_rooms = {"room_events": {"search_term": "grain", "keys": ["content.body"]}}
     found = (await alice.post("/v3/search", {"search_categories": of_rooms}))["search_categories"]
     assert [each["result"]["event_id"] for each in found["room_events"]["results"]] == [said]
+
+
+async def test_rooms_that_can_be_none_are_named_in_vain(
+    homeserver: HomeserverInProcess, peer: Peer, alice: Person, bob: Person
+) -> None:
+    room = await alice.creates_room(preset="public_chat", room_version="10")
+    levels = {"users": {alice.user_id: 100, f"@mallory:{peer.name}": 100}}
+    await alice.sets(room, "m.room.power_levels", levels)
+    guest = await joined(peer, homeserver, room)
+    nowhere = "!a\0b:nowhere.test"
+    rule = {
+        "join_rule": "restricted",
+        "allow": [{"type": "m.room_membership", "room_id": nowhere}],
+    }
+    tombstone = {"body": "moved", "replacement_room": nowhere}
+    for kind, content in (("m.room.join_rules", rule), ("m.room.tombstone", tombstone)):
+        strange = guest.follows(guest.event(kind, content, ""))
+        assert (await guest.sends(strange)).json["pdus"] == {strange.event_id: {}}
+    path = quote(room, safe="")
+    assert (await bob.refused("POST", f"/v3/join/{path}", {})).status < 500
+    for looked in (f"/v1/room_summary/{path}", f"/v1/rooms/{path}/hierarchy"):
+        assert (await bob.refused("GET", looked)).status < 500

@@ -63,6 +63,8 @@ def _pack(extremities: tuple[Extremity, ...]) -> str:
 
 async def find_room(db: Database, room_id: str) -> StoredRoom | None:
     """Return a room that this server has ever been in."""
+    if "\0" in room_id:
+        return None  # no column can hold it; an event can name it
     row = await db.row(
         "SELECT nid, room_id, version, forward_extremities, ver FROM room WHERE room_id = ?",
         room_id,
